@@ -1,0 +1,83 @@
+"""Which pods are a VM's virt-launcher pods, and whose."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from app.core.constants import KubeVirtNames
+from app.core.objects import OwnerReference, controller_of
+
+_SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
+_MAX_SUBDOMAIN = 253
+
+
+class NotLauncher(StrEnum):
+    """Why a pod is left alone."""
+
+    LABEL = "no-launcher-label"
+    OWNER = "no-vmi-owner"
+    OWNER_NAME = "vmi-name-invalid"
+    EPHEMERAL = "ephemeral-provisioning"
+    TERMINATING = "terminating"
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """The parts of a pod's metadata that a decision needs."""
+
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str] | None
+    """None where the pod has no annotations map, which a JSONPatch must then create."""
+    controller: OwnerReference | None
+    terminating: bool
+
+    @classmethod
+    def from_object(cls, pod: Mapping[str, Any], namespace: str) -> Self:
+        """Read a raw pod; `namespace` is the request's, because an object may lack it at CREATE.
+
+        Raises ValueError, with the field's path, for what the API server would never send.
+        """
+        metadata = pod.get("metadata")
+        if not isinstance(metadata, dict):
+            raise ValueError("metadata must be an object")
+        return cls(
+            namespace=namespace,
+            name=str(metadata.get("name") or metadata.get("generateName") or ""),
+            labels=_strings(metadata, "labels") or {},
+            annotations=_strings(metadata, "annotations"),
+            controller=controller_of(metadata),
+            terminating=metadata.get("deletionTimestamp") is not None,
+        )
+
+
+def _strings(metadata: Mapping[str, Any], field: str) -> Mapping[str, str] | None:
+    value = metadata.get(field)
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise ValueError(f"metadata.{field} must be an object of strings")
+    return value
+
+
+def recognise(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLauncher:
+    """Return the ownerReference to the VirtualMachineInstance, or why this is no launcher pod.
+
+    Only the controller ownerReference identifies the VM: the label vm.kubevirt.io/name is a truncated hostname, and a
+    template can forge annotations (kubevirt v1.8.4, pkg/virt-controller/services/template.go).
+    """
+    owner = pod.controller
+    if pod.labels.get(names.launcher_label) != names.launcher_label_value:
+        return NotLauncher.LABEL
+    if owner is None or owner.kind != "VirtualMachineInstance" or owner.group != names.api_group:
+        return NotLauncher.OWNER
+    if len(owner.name) > _MAX_SUBDOMAIN or not _SUBDOMAIN.fullmatch(owner.name):
+        return NotLauncher.OWNER_NAME
+    if names.ephemeral_annotation in (pod.annotations or ()):
+        return NotLauncher.EPHEMERAL
+    if pod.terminating:
+        return NotLauncher.TERMINATING
+    return owner

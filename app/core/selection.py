@@ -1,0 +1,208 @@
+"""Who decides a VM's level: the one place that knows the order of the sources."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.core.constants import LEVEL, MANAGED, PROFILE, KubeVirtNames
+from app.core.hooks import RENDERABLE
+from app.core.launcher import PodView
+from app.core.objects import SILENT, Facts, Wishes
+from app.core.policy import Choice, Guard, Hooks, Level, Policy
+
+VM = "vm"
+TEMPLATE = "template"
+SKIP = "skip-backup-hooks"
+NAMESPACE = "namespace"
+BUILT_IN = "built-in"
+
+
+class Refused(StrEnum):
+    """Why something that was asked for did not count."""
+
+    UNKNOWN_LEVEL = "unknown-level"
+    LEVEL_NOT_ALLOWED = "level-not-allowed"
+    LEVEL_UNAVAILABLE = "level-unavailable"
+    PROFILE_MISSING = "profile-missing"
+    UNKNOWN_PROFILE = "unknown-profile"
+    PROFILE_NOT_ALLOWED = "profile-not-allowed"
+    PROFILE_WITHOUT_LEVEL = "profile-without-level"
+    NOT_A_BOOLEAN = "not-a-boolean"
+    UNMANAGED_NOT_ALLOWED = "unmanaged-not-allowed"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that was asked for and did not count; `message` is for the person who asked."""
+
+    source: str
+    reason: Refused
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The outcome: hands off (`level` is None), or a level with the source that decided."""
+
+    decided_by: str
+    level: Level | None
+    profile: str | None
+    hooks: Hooks
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    source: str
+    where: str
+    level: str
+    profile: str | None = None
+    guarded: bool = True
+
+
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+
+def parse_bool(text: str | None) -> bool | None:
+    """Read what Go's strconv.ParseBool reads; None for anything else."""
+    return True if text in _TRUE else False if text in _FALSE else None
+
+
+def _owner(facts: Facts, names: KubeVirtNames) -> tuple[Wishes, str]:
+    """What the VirtualMachine asks for, or the instance where no VM controls it; and how to name it."""
+    vm, vmi = facts.vm, facts.vmi
+    if vm is not None:
+        return vm.wishes, f"VirtualMachine {vm.name}"
+    if vmi is not None and vmi.virtual_machine(names) is None:
+        return vmi.wishes, f"VirtualMachineInstance {vmi.name}"
+    return SILENT, ""
+
+
+def kubevirt_skips(facts: Facts, names: KubeVirtNames) -> bool:
+    """Whether KubeVirt writes no hooks of its own: its object's switch holds where the VM's says nothing.
+
+    kubevirt v1.8.4, pkg/storage/velero/annotations.go.
+    """
+    own = parse_bool(_owner(facts, names)[0].skip)
+    return bool(own if own is not None else parse_bool(facts.kubevirt_skip))
+
+
+class _Selector:
+    """One selection; it lives for one call and collects what was refused."""
+
+    def __init__(self, policy: Policy, facts: Facts, pod: PodView, names: KubeVirtNames) -> None:
+        self.policy = policy
+        self.facts = facts
+        self.names = names
+        self.choice: Choice = policy.choice_for(facts.namespace, pod.labels)
+        self.guard: Guard = policy.guard_for(facts.namespace)
+        self.refusals: list[Refusal] = []
+        self.namespace_where = f"Namespace {facts.namespace.name}"
+        self.owner, self.owner_where = _owner(facts, names)
+        # Without a VM the instance's own metadata is the template: its copy on the pod would outlive a removal.
+        bare = facts.vm is None and bool(self.owner_where)
+        self.template = SILENT if bare else Wishes.from_annotations(pod.annotations or {})
+
+    def select(self) -> Selection:
+        hands_off = self._hands_off()
+        if hands_off is not None:
+            return Selection(hands_off, None, None, self.choice.hooks, tuple(self.refusals))
+        for ask in self._asks():
+            granted = self._grant(ask)
+            if granted is not None:
+                return Selection(ask.source, *granted, self.choice.hooks, tuple(self.refusals))
+        level = Level.CRASH if kubevirt_skips(self.facts, self.names) else Level.FILESYSTEM
+        return Selection(BUILT_IN, level, None, self.choice.hooks, tuple(self.refusals))
+
+    def _refuse(self, source: str, reason: Refused, message: str) -> None:
+        self.refusals.append(Refusal(source, reason, message))
+
+    def _hands_off(self) -> str | None:
+        if not self.choice.managed:
+            return self.choice.source
+        for source, where, wishes in (
+            (VM, self.owner_where, self.owner),
+            (NAMESPACE, self.namespace_where, self.facts.namespace.wishes),
+        ):
+            managed = self._boolean(source, where, MANAGED, wishes.managed)
+            if managed is False and self.guard.unmanaged:
+                return source
+            if managed is False:
+                message = f"{where}: {MANAGED}=false is not allowed by the policy here; it has no effect"
+                self._refuse(source, Refused.UNMANAGED_NOT_ALLOWED, message)
+            if managed is not None:
+                return None
+        return None
+
+    def _boolean(self, source: str, where: str, key: str, text: str | None) -> bool | None:
+        value = parse_bool(text)
+        if text is not None and value is None:
+            message = f"{where}: {key}={quoted(text)} is neither true nor false; it has no effect"
+            self._refuse(source, Refused.NOT_A_BOOLEAN, message)
+        return value
+
+    def _asks(self) -> Iterator[_Ask]:
+        yield from self._annotated(VM, self.owner_where, self.owner)
+        yield from self._annotated(TEMPLATE, "the VM's spec.template.metadata", self.template)
+        if self._boolean(SKIP, self.owner_where, self.names.skip_annotation, self.owner.skip):
+            yield _Ask(SKIP, f"{self.owner_where}: {self.names.skip_annotation}", Level.CRASH)
+        yield from self._annotated(NAMESPACE, self.namespace_where, self.facts.namespace.wishes)
+        for choice in (self.choice, self.policy.default):
+            if choice.level is not None:
+                yield _Ask(choice.source, f"policy {choice.source}", choice.level, choice.profile, guarded=False)
+
+    def _annotated(self, source: str, where: str, wishes: Wishes) -> Iterator[_Ask]:
+        if wishes.level is not None:
+            yield _Ask(source, where, wishes.level, wishes.profile)
+        elif wishes.profile is not None:
+            message = f"{where}: {PROFILE} has no effect without {LEVEL}"
+            self._refuse(source, Refused.PROFILE_WITHOUT_LEVEL, message)
+
+    def _grant(self, ask: _Ask) -> tuple[Level, str | None] | None:
+        """Return level and profile, or None after a refusal: then the next source decides."""
+        level = Level.parse(ask.level)
+        if level is None:
+            known = ", ".join(Level)
+            self._pass_over(ask, Refused.UNKNOWN_LEVEL, f"level {quoted(ask.level)} is none of {known}")
+            return None
+        if ask.guarded and level not in self.guard.levels:
+            self._pass_over(ask, Refused.LEVEL_NOT_ALLOWED, f"level {level} is not allowed by the policy here")
+            return None
+        if level not in RENDERABLE:
+            self._pass_over(ask, Refused.LEVEL_UNAVAILABLE, f"level {level} is not part of this version")
+            return None
+        if level is not Level.APPLICATION:
+            return level, None
+        profile = self._profile(ask)
+        return None if profile is None else (level, profile)
+
+    def _profile(self, ask: _Ask) -> str | None:
+        profile = ask.profile or self.choice.profile or self.policy.default.profile
+        if profile is None:
+            self._pass_over(ask, Refused.PROFILE_MISSING, f"level application needs {PROFILE}")
+        elif profile not in self.policy.profiles:
+            self._pass_over(ask, Refused.UNKNOWN_PROFILE, f"the policy has no profile {quoted(profile)}")
+        elif ask.guarded and ask.profile and profile not in self.guard.profiles:
+            message = f"profile {quoted(profile)} is not allowed by the policy here"
+            self._pass_over(ask, Refused.PROFILE_NOT_ALLOWED, message)
+        else:
+            return profile
+        return None
+
+    def _pass_over(self, ask: _Ask, reason: Refused, what: str) -> None:
+        self._refuse(ask.source, reason, f"{ask.where}: {what}; the next source decides")
+
+
+def quoted(text: str, limit: int = 40) -> str:
+    """Quote what a user typed, cut short and without control characters, for a one-line message."""
+    return ascii(text if len(text) <= limit else text[:limit] + "...")
+
+
+def select_level(policy: Policy, facts: Facts, pod: PodView, names: KubeVirtNames) -> Selection:
+    """Return the level for `pod`: the first source that speaks and that the policy allows.
+
+    The order: VirtualMachine (or an instance without one), its template, KubeVirt's skip-backup-hooks, Namespace, the
+    policy's rules, its default, the built-in default.
+    """
+    return _Selector(policy, facts, pod, names).select()

@@ -1,0 +1,64 @@
+"""Settings of the process, from the environment."""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.core.constants import UPSTREAM, KubeVirtNames
+
+
+class Settings(BaseSettings):
+    """Read from environment variables `VM_CONSISTENCY_<NAME>`; times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="VM_CONSISTENCY_", frozen=True, extra="forbid")
+
+    namespace: str = "vm-consistency"
+    service: str = "vm-consistency"
+    webhook_configuration: str = "vm-consistency"
+    certificate_secret: str = "vm-consistency-certs"  # noqa: S105 - the name of a Secret
+    policy_config_map: str = "vm-consistency-policy"
+    last_good_config_map: str = "vm-consistency-last-good"
+
+    host: str = "0.0.0.0"  # noqa: S104 - a pod is reached on its own address
+    port: int = Field(default=8443, ge=0, le=65535)
+    ops_port: int = Field(default=8080, ge=0, le=65535)
+    extra_sans: str = ""
+    """Comma-separated DNS names or IP addresses, beside those of the Service, that the certificate is made for."""
+    deadline: float = Field(default=2.0, gt=0, le=30)
+    """For one review; below the webhook's timeoutSeconds, so that our own answer arrives in time."""
+    drain_delay: float = Field(default=5.0, ge=0, le=300)
+    """How long to go on serving after SIGTERM, until no API server sends reviews any more."""
+    log_level: str = "INFO"
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+
+    kubevirt_api_group: str = UPSTREAM.api_group
+    kubevirt_launcher_label: str = UPSTREAM.launcher_label
+    kubevirt_launcher_label_value: str = UPSTREAM.launcher_label_value
+    kubevirt_ephemeral_annotation: str = UPSTREAM.ephemeral_annotation
+    kubevirt_skip_annotation: str = UPSTREAM.skip_annotation
+    kubevirt_container: str = UPSTREAM.container
+    kubevirt_freezer: str = UPSTREAM.freezer
+
+    @cached_property
+    def names(self) -> KubeVirtNames:
+        """The names of KubeVirt, or of the fork that runs in this cluster."""
+        return KubeVirtNames(
+            api_group=self.kubevirt_api_group,
+            launcher_label=self.kubevirt_launcher_label,
+            launcher_label_value=self.kubevirt_launcher_label_value,
+            ephemeral_annotation=self.kubevirt_ephemeral_annotation,
+            skip_annotation=self.kubevirt_skip_annotation,
+            container=self.kubevirt_container,
+            freezer=self.kubevirt_freezer,
+        )
+
+    @cached_property
+    def serving_names(self) -> tuple[str, ...]:
+        """DNS names and addresses that the serving certificate must cover."""
+        service = f"{self.service}.{self.namespace}"
+        extra = (name.strip() for name in self.extra_sans.split(","))
+        return (f"{service}.svc", service, f"{service}.svc.cluster.local", *(name for name in extra if name))
