@@ -1,0 +1,167 @@
+"""Builds the real parts of the control plane from Go modules, once, into a cache outside the checkout.
+
+`python -m tests.controlplane.build [PART...]` builds what is missing and prints where it is.
+
+Environment: VM_CONSISTENCY_CACHE is the cache folder (default `$XDG_CACHE_HOME/vm-consistency`, else
+`~/.cache/vm-consistency`). With KUBEBUILDER_ASSETS set, etcd, kube-apiserver and kubectl come from that folder, as
+they do for controller-runtime's envtest, and are not built.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from tests.controlplane.progress import BuildError, exclusive, run_visibly
+from tests.controlplane.toolchain import GoToolchain, find_toolchain
+
+_MODULES = Path(__file__).parent / "parts"
+_STAMP = "-X k8s.io/component-base/version."
+_KUBERNETES_VERSION = f"{_STAMP}gitVersion=v1.36.3 {_STAMP}gitMajor=1 {_STAMP}gitMinor=36"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One Go module and what is built from it.
+
+    `binaries` maps a file name to the Go package it is built from; `printed` maps a file name to a package whose
+    program prints that file. Linker flags `-s -w` are always given.
+    """
+
+    name: str
+    module: Path
+    binaries: Mapping[str, str]
+    printed: Mapping[str, str] = field(default_factory=dict)
+    ldflags: str = ""
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The names of everything the part gives."""
+        return frozenset(self.binaries) | frozenset(self.printed)
+
+
+PARTS: Mapping[str, Part] = {
+    part.name: part
+    for part in (
+        Part("etcd", _MODULES / "etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
+        Part(
+            "kubernetes",
+            _MODULES / "kubernetes",
+            {"kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver", "kubectl": "k8s.io/kubernetes/cmd/kubectl"},
+            ldflags=_KUBERNETES_VERSION,  # unstamped, clients see v0.0.0
+        ),
+        Part(
+            "kubevirt",
+            _MODULES / "kubevirt",
+            {"virt-controller": "kubevirt.io/kubevirt/cmd/virt-controller"},
+            printed={"kubevirt-crds.json": "./crds"},
+        ),
+    )
+}
+
+_ASSETS = frozenset({"etcd", "kube-apiserver", "kubectl"})
+
+
+def cache_folder() -> Path:
+    """Where built parts are kept; survives `git clean`."""
+    if chosen := os.environ.get("VM_CONSISTENCY_CACHE"):
+        return Path(chosen).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "vm-consistency"
+
+
+def ensure(part: Part) -> dict[str, Path]:
+    """Return the part's files by name, building them if they are missing.
+
+    Raises BuildError when they cannot be built, or when KUBEBUILDER_ASSETS is set and lacks one.
+    """
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if assets and part.files <= _ASSETS:
+        return {name: _asset(Path(assets), name) for name in part.files}
+    toolchain = _toolchain()
+    home = cache_folder() / "parts" / f"{part.name}-{_key(part, toolchain)}"
+    if not home.exists():
+        with exclusive(home.with_suffix(".lock")):
+            if not home.exists():  # another process may have built it while this one waited
+                _build(part, toolchain, home)
+    return {name: home / name for name in part.files}
+
+
+def ensure_all(*names: str) -> dict[str, Path]:
+    """Like `ensure` for several parts by name; all of them without a name."""
+    files: dict[str, Path] = {}
+    for name in names or PARTS:
+        if name not in PARTS:
+            raise BuildError(f"There is no part {name!r}; there are {', '.join(PARTS)}.")
+        files |= ensure(PARTS[name])
+    return files
+
+
+@cache
+def _toolchain() -> GoToolchain:
+    return find_toolchain(cache_folder())
+
+
+def _asset(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not os.access(path, os.X_OK):
+        raise BuildError(
+            f"KUBEBUILDER_ASSETS is {folder}, but {path} is not an executable file. "
+            "Put it there (setup-envtest does), or unset KUBEBUILDER_ASSETS to have the parts built from source."
+        )
+    return path
+
+
+def _key(part: Part, toolchain: GoToolchain) -> str:
+    digest = hashlib.sha256(repr((toolchain.version, part.ldflags, sorted(part.binaries.items()))).encode())
+    sources = [part.module / "go.mod", part.module / "go.sum", *sorted(part.module.rglob("*.go"))]
+    for source in sources:
+        digest.update(f"\0{source.relative_to(part.module)}\0".encode() + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(part: Part, toolchain: GoToolchain, home: Path) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=f".{part.name}-", dir=home.parent))
+    try:
+        for name, package in {**part.binaries, **part.printed}.items():
+            _go_build(part, toolchain, package, scratch / name)
+        for name in part.printed:
+            printed = subprocess.run([scratch / name], check=True, stdout=subprocess.PIPE).stdout
+            (scratch / name).unlink()
+            (scratch / name).write_bytes(printed)
+        scratch.rename(home)  # complete or absent, never half
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _go_build(part: Part, toolchain: GoToolchain, package: str, output: Path) -> None:
+    ldflags = f"-s -w {part.ldflags}".strip()
+    command = [str(toolchain.go), "build", "-v", "-trimpath", "-buildvcs=false", f"-ldflags={ldflags}"]
+    run_visibly(
+        f"build {output.name} ({toolchain.version}, minutes the first time)",
+        [*command, "-o", str(output), package],
+        cwd=part.module,
+        env=toolchain.environment(),
+    )
+
+
+def main() -> int:
+    """Build the parts named on the command line, or all."""
+    try:
+        files = ensure_all(*sys.argv[1:])
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for name, path in sorted(files.items()):
+        print(f"{name}\t{path}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

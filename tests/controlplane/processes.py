@@ -1,0 +1,181 @@
+"""Child processes that cannot outlive this one, and ports that nobody else takes meanwhile."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None)
+
+# The kernel sends the parent-death signal when the THREAD that forked ends, so every child is forked by one thread
+# that lives as long as the interpreter.
+_SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+
+_POLL_SECONDS = 0.02
+
+
+class ProcessError(Exception):
+    """A process ended or did not become ready; the message ends with the last lines of its log."""
+
+
+class Process:
+    """A program with its own process group and log file, which can be started again after its end.
+
+    `ready` is polled by `start` until it returns True; it may raise OSError while nothing listens yet.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        log: Path,
+        *,
+        ready: Callable[[], bool],
+        env: Mapping[str, str] | None = None,
+        ready_seconds: float = 60.0,
+    ) -> None:
+        self.name = name
+        self.command = [str(word) for word in command]
+        self.log = log
+        self._ready = ready
+        self._env = dict(env) if env is not None else None
+        self._ready_seconds = ready_seconds
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id, also the id of its group. Raises ProcessError when it was never started."""
+        if self._child is None:
+            raise ProcessError(f"{self.name} was not started")
+        return self._child.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs (or is paused)."""
+        return self._child is not None and self._child.poll() is None
+
+    def start(self) -> "Process":
+        """Start with the same command as ever and return when ready; output is appended to the log."""
+        self.launch()
+        self.wait_ready()
+        return self
+
+    def launch(self) -> None:
+        """Start without waiting. Raises ProcessError when it already runs."""
+        if self.alive:
+            raise ProcessError(f"{self.name} already runs as process {self.pid}")
+        self._child = _SPAWNER.submit(self._spawn).result()
+
+    def wait_ready(self) -> None:
+        """Return when ready; raises ProcessError when the process ends first or takes too long."""
+        deadline = time.monotonic() + self._ready_seconds
+        while not self._is_ready():
+            if not self.alive:
+                raise ProcessError(f"{self.name} ended before it was ready\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{self.name} not ready in {self._ready_seconds:.0f} s\n{self.log_tail()}")
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self, grace_seconds: float = 10.0) -> None:
+        """Ask it to end (SIGTERM), then end whatever is left of its group (SIGKILL). Fine on an ended process."""
+        if self.alive:
+            self.resume()
+            self._signal(signal.SIGTERM)
+            self._wait(grace_seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group, and wait for the end."""
+        if self._child is None:
+            return
+        self._signal(signal.SIGKILL)
+        self._wait(None)
+
+    def pause(self) -> None:
+        """SIGSTOP: alive, but answering nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: end of a pause."""
+        self._signal(signal.SIGCONT)
+
+    def restart(self) -> "Process":
+        """`stop` and `start`."""
+        self.stop()
+        return self.start()
+
+    def log_tail(self, lines: int = 30) -> str:
+        """The last lines of the log, each indented."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return f"  last lines of {self.log}:\n" + "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # it died before the line above
+                os._exit(1)
+
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                start_new_session=True,  # Ctrl-C reaches only the parent, which ends its children in order
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - touches no lock that another thread may hold
+            )
+
+    def _is_ready(self) -> bool:
+        try:
+            return self._ready()
+        except OSError:
+            return False
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def _wait(self, seconds: float | None) -> None:
+        assert self._child is not None
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+
+
+class Port:
+    """A free TCP port of 127.0.0.1, kept free for one server until `release`, also between its restarts.
+
+    The socket is bound and never listens: with SO_REUSEADDR on both sides (Go and asyncio set it) one server may
+    bind and listen beside it, while the kernel gives the number to nobody who asks for any port.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number: int = self._socket.getsockname()[1]
+
+    def __str__(self) -> str:
+        return str(self.number)
+
+    def release(self) -> None:
+        """Give the port back."""
+        self._socket.close()
+
+
+def accepts(port: Port) -> bool:
+    """Whether something listens on the port. Raises OSError when it refuses."""
+    with socket.create_connection(("127.0.0.1", port.number), timeout=1):
+        return True
