@@ -16,6 +16,7 @@ _MAX_SUBDOMAIN = 253
 class NotLauncher(StrEnum):
     """Why a pod is left alone."""
 
+    NO_POD_WRITE = "no-create-or-update-of-a-pod"
     LABEL = "no-launcher-label"
     OWNER = "no-vmi-owner"
     OWNER_NAME = "vmi-name-invalid"

@@ -1,0 +1,73 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Without LC_ALL, messages of tools differ between machines; without unbuffered output, progress would come in lumps.
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test unit lint type imports check fmt demo bench run request certs lock image clean
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Try it
+demo: venv ## Real etcd, kube-apiserver and virt-controller: watch VMs get their hooks
+	$(BIN)/python -m tests.demo
+
+run: venv certs/tls.crt ## The webhook alone, without a cluster; the policy is read from demo/policy.yaml
+	$(BIN)/python -m app serve --policy $(or $(POLICY),tests/demo/policy.yaml) --certs certs
+
+request: ## Send the sample AdmissionReview to `make run`
+	curl -sS --cacert certs/ca.crt -H 'Content-Type: application/json' --data-binary @tests/data/review.json https://localhost:8443/mutate/pods
+
+certs: venv ## Make self-signed certificates for `make run` in certs/
+	$(BIN)/python -m app.tls certs
+
+certs/tls.crt:
+	$(BIN)/python -m app.tls certs
+
+##@ Develop
+venv: $(VENV)/.installed ## Make the virtual environment from the locked requirements
+
+$(VENV)/.installed: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+test: venv check ## Everything: static checks, then all tests on the real control plane
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+unit: venv ## The tests that need no control plane
+	$(BIN)/python -m pytest -q tests/core tests/admission tests/server tests/cli tests/tls
+
+check: lint type imports ## Static checks
+
+lint: venv ## Linter and formatter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: venv ## Strict type checking
+	$(BIN)/mypy
+
+imports: venv ## Dependencies point one way
+	$(BIN)/lint-imports
+
+fmt: venv ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv ## Throughput, latency, start-up and memory against rivals, in one run
+	$(BIN)/python -m tests.bench
+
+lock: venv ## Renew requirements.txt and requirements-dev.txt from pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-annotate -o requirements.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-annotate -c requirements.txt -o requirements-dev.txt pyproject.toml --group dev
+
+##@ Ship
+image: ## Build the container image
+	docker build -t vm-consistency:dev .
+
+clean: ## Remove what this Makefile made; built parts of the control plane stay in the cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage certs/*.crt certs/*.key

@@ -1,0 +1,81 @@
+"""The command line; every command does its imports when it runs, so that a short one starts fast."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app import __version__
+from app.cli.output import Output, OutputOption
+
+cli = typer.Typer(
+    name="vm-consistency",
+    help="Velero backup hooks for KubeVirt virtual machines, chosen by policy and kept in place.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+policy_cli = typer.Typer(help="Work with policies.", no_args_is_help=True)
+cli.add_typer(policy_cli, name="policy")
+
+FileOption = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML or JSON; - is standard input.")]
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"vm-consistency {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+@cli.command()
+def serve(
+    kubeconfig: Annotated[Path | None, typer.Option(help="Default: the pod's own ServiceAccount.")] = None,
+    context: Annotated[str | None, typer.Option(help="Of the kubeconfig.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Serve without a cluster, with the policy of this file; it is reloaded.")
+    ] = None,
+    certs: Annotated[
+        Path | None, typer.Option(help="With --policy: the folder with tls.crt and tls.key; reloaded too.")
+    ] = None,
+) -> None:
+    """Run the webhook and its controllers; settings are read from VM_CONSISTENCY_* variables."""
+    from app.cli.serve import run
+
+    run(kubeconfig=kubeconfig, context=context, policy=policy, certs=certs)
+
+
+@cli.command()
+def render(
+    pod: Annotated[Path, typer.Option(metavar="FILE", help="A launcher pod, or a List; - is standard input.")],
+    vm: FileOption = None,
+    namespace: FileOption = None,
+    policy: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the built-in policy.")] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show offline what the webhook would decide for a pod, and the patch it would send."""
+    from app.cli.render import run
+
+    run(pod=pod, vm=vm, namespace=namespace, policy=policy, output=output)
+
+
+@policy_cli.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="policy.yaml or its ConfigMap; - is standard input.")],
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Name every error of a policy, with path and line."""
+    from app.cli.policy import run
+
+    run(file, output)
+
+
+def main(*args: Any) -> None:
+    """Run the command of the process's arguments, or of `args`; exits 0 fine, 1 a finding, 2 misuse."""
+    cli(list(args) or None)

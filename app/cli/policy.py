@@ -1,0 +1,72 @@
+"""`policy check`."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import typer
+import yaml
+
+from app.cli.output import FINDING, Output, print_json, read_text
+from app.core.policy_load import Finding, LoadedPolicy, PolicyError, load_policy
+
+POLICY_KEY = "policy.yaml"
+
+
+def load(path: Path) -> LoadedPolicy:
+    """Read a policy from its file, or from the ConfigMap that carries it; raises PolicyError."""
+    text = read_text(path)
+    embedded = _embedded(text)
+    if embedded is None:
+        return load_policy(text)
+    inner, offset = embedded
+    try:
+        loaded = load_policy(inner)
+    except PolicyError as error:
+        raise PolicyError([_moved(finding, offset) for finding in error.findings]) from None
+    return LoadedPolicy(loaded.policy, [_moved(doubt, offset) for doubt in loaded.doubts])
+
+
+def _embedded(text: str) -> tuple[str, int] | None:
+    """Return the policy inside a ConfigMap's manifest, and how many lines stand above it."""
+    try:
+        root = yaml.compose(text, Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, RecursionError):
+        return None
+    kind = _child(root, "kind")
+    policy = _child(_child(root, "data"), POLICY_KEY)
+    if not isinstance(kind, yaml.ScalarNode) or kind.value != "ConfigMap" or not isinstance(policy, yaml.ScalarNode):
+        return None
+    return policy.value, policy.start_mark.line + (1 if policy.style in ("|", ">") else 0)
+
+
+def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            if key_node.value == key:
+                return value_node  # type: ignore[no-any-return]
+    return None
+
+
+def _moved(finding: Finding, lines: int) -> Finding:
+    return replace(finding, line=finding.line + lines) if finding.line else finding
+
+
+def run(path: Path, output: Output) -> None:
+    """Print every error and doubt; exit 1 if there is an error."""
+    errors: list[Finding] = []
+    doubts: list[Finding] = []
+    try:
+        doubts = load(path).doubts
+    except PolicyError as error:
+        errors = error.findings
+    if output is Output.JSON:
+        report = {"valid": not errors, "errors": [asdict(e) for e in errors], "warnings": [asdict(d) for d in doubts]}
+        print_json(report)
+    else:
+        for finding in errors:
+            typer.echo(f"error: {finding}")
+        for doubt in doubts:
+            typer.echo(f"warning: {doubt}")
+        typer.echo(f"{path}: {f'{len(errors)} error(s)' if errors else 'the policy is valid'}")
+    if errors:
+        raise typer.Exit(FINDING)

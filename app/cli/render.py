@@ -1,0 +1,151 @@
+"""`render`: the webhook's decision, offline."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import typer
+import yaml
+
+from app.cli.output import FINDING, Output, misuse, print_json, read_text
+from app.cli.policy import load
+from app.core.decision import Decision, decide, ignored
+from app.core.launcher import NotLauncher, PodView, recognise
+from app.core.objects import SILENT, Facts, NamespaceView, OwnerReference, VirtualMachineView
+from app.core.policy import BUILT_IN, PolicyState, Standing
+from app.core.policy_load import PolicyError
+from app.settings import Settings
+
+Object = dict[str, Any]
+
+
+def run(*, pod: Path, vm: Path | None, namespace: Path | None, policy: Path | None, output: Output) -> None:
+    """Print decision, annotations and JSONPatch of every pod in the file."""
+    if [str(path) for path in (pod, vm, namespace, policy)].count("-") > 1:
+        misuse("only one file can be standard input")
+    rendering = _Rendering(_state(policy), vm, namespace)
+    pods, is_list = _read(pod, "Pod")
+    results = [rendering.of(item, pod) for item in pods]
+    rendering.check_that_all_were_used(pod)
+    if output is Output.JSON:
+        rendered = [_as_json(view, decision) for view, decision in results]
+        print_json(rendered if is_list else rendered[0])
+        return
+    for view, decision in results:
+        _print(view, decision)
+
+
+class _Rendering:
+    """The cluster, as far as files tell of it."""
+
+    def __init__(self, state: PolicyState, vm: Path | None, namespace: Path | None) -> None:
+        self._names = Settings().names
+        self._state = state
+        self._vms = {view.name: view for view in (self._vm(item) for item in _maybe(vm, "VirtualMachine"))}
+        namespaces = (NamespaceView.from_metadata(item["metadata"]) for item in _maybe(namespace, "Namespace"))
+        self._namespaces = {view.name: view for view in namespaces}
+        self._unused = {f"{vm}: VirtualMachine {name}" for name in self._vms}
+        self._unused |= {f"{namespace}: Namespace {name}" for name in self._namespaces}
+        self._sources = (vm, namespace)
+
+    def _vm(self, item: Object) -> VirtualMachineView:
+        return VirtualMachineView.from_metadata(item["metadata"], self._names)
+
+    def of(self, item: Object, source: Path) -> tuple[PodView, Decision]:
+        """Return the pod and the decision on it."""
+        fallback = next(iter(self._namespaces)) if len(self._namespaces) == 1 else "default"
+        try:
+            pod = PodView.from_object(item, item["metadata"].get("namespace") or fallback)
+        except ValueError as error:
+            misuse(f"{source}: {error}")
+        owner = recognise(pod, self._names)
+        if isinstance(owner, NotLauncher):
+            return pod, ignored(owner)
+        return pod, decide(pod, owner, self._facts(pod, owner), self._state, self._names)
+
+    def _facts(self, pod: PodView, owner: OwnerReference) -> Facts:
+        vm_file, namespace_file = self._sources
+        vm = self._vms.get(owner.name)
+        if vm is not None and vm.namespace not in ("", pod.namespace):
+            vm = None
+        self._unused -= {f"{vm_file}: VirtualMachine {owner.name}"} if vm else set()
+        self._unused -= {f"{namespace_file}: Namespace {pod.namespace}"}
+        namespace = self._namespaces.get(pod.namespace) or NamespaceView(pod.namespace, {}, SILENT)
+        return Facts(namespace, vm=vm)
+
+    def check_that_all_were_used(self, source: Path) -> None:
+        """A file that fits no pod would change nothing, silently."""
+        if self._unused:
+            misuse(f"{', '.join(sorted(self._unused))} fits no launcher pod of {source}")
+
+
+def _state(policy: Path | None) -> PolicyState:
+    if policy is None:
+        return PolicyState(Standing.ABSENT, BUILT_IN)
+    try:
+        return PolicyState(Standing.VALID, load(policy).policy)
+    except PolicyError as error:
+        for finding in error.findings:
+            typer.echo(f"error: {policy}: {finding}", err=True)
+        raise typer.Exit(FINDING) from None
+
+
+def _maybe(path: Path | None, kind: str) -> list[Object]:
+    return [] if path is None else _read(path, kind)[0]
+
+
+def _read(path: Path, kind: str) -> tuple[list[Object], bool]:
+    """Return the objects of a file, and whether it was a List or had several documents."""
+    text = read_text(path)
+    try:
+        is_json = text.lstrip().startswith("{")
+        documents = [orjson.loads(text)] if is_json else list(yaml.load_all(text, Loader=yaml.CSafeLoader))
+    except (orjson.JSONDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        misuse(f"{path}: {' '.join(str(error).split())}")
+    documents = [document for document in documents if document is not None]
+    objects: list[Any] = []
+    is_list = len(documents) != 1
+    for document in documents:
+        items = document.get("items") if isinstance(document, dict) else None
+        is_list = is_list or isinstance(items, list)
+        objects += items if isinstance(items, list) else [document]
+    for item in objects:
+        if not isinstance(item, dict) or not isinstance(item.get("metadata"), dict) or item.get("kind", kind) != kind:
+            misuse(f"{path}: expected {kind} objects, or a List of them")
+    if not objects and not is_list:
+        misuse(f"{path}: there is no {kind} in it")
+    return objects, is_list
+
+
+def _as_json(pod: PodView, decision: Decision) -> Object:
+    return {
+        "decision": {
+            "action": decision.action,
+            "level": decision.level,
+            "profile": decision.profile,
+            "decidedBy": decision.decided_by,
+            "reason": decision.reason,
+            "warnings": decision.warnings,
+        },
+        "annotations": _annotations(pod, decision),
+        "patch": decision.patch,
+    }
+
+
+def _annotations(pod: PodView, decision: Decision) -> Object:
+    return dict(decision.annotations if decision.annotations is not None else pod.annotations or {})
+
+
+def _print(pod: PodView, decision: Decision) -> None:
+    typer.echo(f"Pod {pod.namespace}/{pod.name or '(unnamed)'}")
+    level = f"{decision.level}{f' ({decision.profile})' if decision.profile else ''}" if decision.level else "-"
+    typer.echo(f"  action: {decision.action} ({decision.reason})")
+    typer.echo(f"  level: {level}, decided by: {decision.decided_by or '-'}")
+    for warning in decision.warnings:
+        typer.echo(f"  warning: {warning}")
+    typer.echo("  annotations:")
+    for key, value in sorted(_annotations(pod, decision).items()):
+        typer.echo(f"    {key}: {value}")
+    typer.echo(f"  patch: {len(decision.patch)} operation(s)")
+    for operation in decision.patch:
+        typer.echo(f"    {orjson.dumps(operation).decode()}")

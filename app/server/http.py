@@ -1,0 +1,104 @@
+"""The HTTPS side: bytes in, bytes out, and the one place where a decision is logged and counted."""
+
+import logging
+import time
+
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse, Response
+
+from app.admission.mutate import CREATE, PodMutator, warnings_for
+from app.admission.review import MAX_REVIEW_BYTES, AdmissionRequest, MalformedReview, decode_review, encode_review
+from app.core.decision import Action, Decision
+from app.server.log import FIELDS
+from app.server.metrics import Metrics
+
+_log = logging.getLogger("vm-consistency.admission")
+_FAULT = "an internal error kept the hooks as they are; the log of the webhook has the details"
+
+
+class TooLarge(Exception):  # noqa: N818 - HTTP's own term
+    """The body is larger than any AdmissionReview."""
+
+
+class AdmissionServer:
+    """Answers reviews; `draining` asks clients to open their next connection elsewhere."""
+
+    def __init__(self, mutator: PodMutator, metrics: Metrics) -> None:
+        self._mutator = mutator
+        self._metrics = metrics
+        self.draining = False
+        # A plain route: a body parameter would be parsed, validated and echoed by a framework that knows no pods.
+        self.app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        self.app.add_route("/mutate/pods", self.mutate_pods, methods=["POST"])
+
+    async def mutate_pods(self, request: Request) -> Response:
+        """`POST /mutate/pods`: an AdmissionReview v1 in, an AdmissionReview v1 out, always allowed."""
+        try:
+            body = await _body(request)
+        except TooLarge:
+            return self._refused(413, "too-large", f"an AdmissionReview has at most {MAX_REVIEW_BYTES} bytes")
+        started = time.perf_counter()
+        try:
+            review = decode_review(body)
+            answer = await self._answer(review)
+        except MalformedReview as error:
+            return self._refused(400, "malformed", str(error))
+        self._metrics.admission_seconds.observe(time.perf_counter() - started)
+        return Response(answer, media_type="application/json", headers=self._headers())
+
+    async def _answer(self, review: AdmissionRequest) -> bytes:
+        try:
+            decision = await self._mutator.mutate(review)
+            answer = encode_review(review.uid, decision.patch, warnings_for(review, decision))
+        except MalformedReview:
+            raise
+        except Exception:
+            self._metrics.error("internal")
+            fields = {"uid": review.uid, "namespace": review.namespace}
+            _log.exception("review failed; the pod is allowed unchanged", extra={FIELDS: fields})
+            return encode_review(review.uid, [], [_FAULT] if review.operation == CREATE else [])
+        self._metrics.decided(decision)
+        _report(review, decision)
+        return answer
+
+    def _refused(self, status: int, kind: str, reason: str) -> Response:
+        self._metrics.error(kind)
+        line = " ".join(reason.split())
+        _log.warning("request refused", extra={FIELDS: {"status": status, "reason": line}})
+        return PlainTextResponse(line + "\n", status, headers=self._headers())
+
+    def _headers(self) -> dict[str, str] | None:
+        return {"Connection": "close"} if self.draining else None
+
+
+async def _body(request: Request) -> bytes:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_REVIEW_BYTES:
+            raise TooLarge
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _report(review: AdmissionRequest, decision: Decision) -> None:
+    changed = decision.action is Action.PATCH or decision.action is Action.UNMANAGED
+    told = review.operation == CREATE and decision.action is not Action.IGNORED
+    level = logging.WARNING if decision.trouble else logging.INFO if changed or told else logging.DEBUG
+    if not _log.isEnabledFor(level):
+        return
+    metadata = (review.object or {}).get("metadata") or {}
+    fields = {
+        "uid": review.uid,
+        "operation": review.operation,
+        "namespace": review.namespace,
+        "pod": metadata.get("name") or metadata.get("generateName"),
+        "dryRun": review.dry_run,
+        "action": decision.action,
+        "reason": decision.reason,
+        "level": decision.level,
+        "profile": decision.profile,
+        "decidedBy": decision.decided_by,
+        "warnings": decision.warnings,
+    }
+    _log.log(level, "pod decided", extra={FIELDS: {key: value for key, value in fields.items() if value}})

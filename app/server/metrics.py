@@ -1,0 +1,84 @@
+"""Metrics of one process. Names and labels are documented in the README; times are in seconds."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from app.core.decision import Decision
+from app.core.policy import PolicyState, Standing
+
+_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """Owns its registry, so that tests can have several."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._decisions = Counter(
+            "vm_consistency_decisions",
+            "Decisions on pods, by what was done and why, the level, and the kind of source that decided.",
+            ("action", "reason", "level", "source"),
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "vm_consistency_refusals",
+            "Levels, profiles and switches that were asked for and did not count, by source and reason.",
+            ("source", "reason"),
+            registry=self.registry,
+        )
+        self._errors = Counter(
+            "vm_consistency_errors",
+            "Reviews that got no proper decision: malformed requests, and faults of the webhook itself.",
+            ("kind",),
+            registry=self.registry,
+        )
+        for kind in ("malformed", "too-large", "internal"):
+            self._errors.labels(kind)
+        self.admission_seconds = Histogram(
+            "vm_consistency_admission_seconds",
+            "Time from the whole request read to the answer ready.",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._policy = Gauge(
+            "vm_consistency_policy_state",
+            "1 for the state the policy is in: unknown, absent, valid, last-good or invalid.",
+            ("state",),
+            registry=self.registry,
+        )
+        self._policy_loads = Counter(
+            "vm_consistency_policy_loads",
+            "Policies read, by whether they could be used.",
+            ("result",),
+            registry=self.registry,
+        )
+        for result in ("good", "bad"):
+            self._policy_loads.labels(result)
+        self.policy_state(PolicyState())
+
+    def decided(self, decision: Decision) -> None:
+        """Count a decision."""
+        source = (decision.decided_by or "").partition("/")[0]
+        self._decisions.labels(decision.action, decision.reason, decision.level or "", source).inc()
+        for refusal in decision.refusals:
+            self._refusals.labels(refusal.source.partition("/")[0], refusal.reason).inc()
+
+    def error(self, kind: str) -> None:
+        """Count a review without a proper decision."""
+        self._errors.labels(kind).inc()
+
+    def policy_state(self, state: PolicyState) -> None:
+        """Show the standing of the policy in force."""
+        for standing in Standing:
+            self._policy.labels(standing).set(standing is state.standing)
+
+    def policy_loaded(self, *, good: bool) -> None:
+        """Count a policy that was read."""
+        self._policy_loads.labels("good" if good else "bad").inc()
+
+    def exposition(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
