@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jsonpatch
 import orjson
 import typer
 import yaml
@@ -133,7 +134,10 @@ def _as_json(pod: PodView, decision: Decision) -> Object:
 
 
 def _annotations(pod: PodView, decision: Decision) -> Object:
-    return dict(decision.annotations if decision.annotations is not None else pod.annotations or {})
+    """Apply the patch as the API server would; showing what the decision meant to do would hide a wrong patch."""
+    metadata = {} if pod.annotations is None else {"annotations": dict(pod.annotations)}
+    annotations = jsonpatch.apply_patch({"metadata": metadata}, decision.patch)["metadata"].get("annotations", {})
+    return dict(annotations)
 
 
 def _print(pod: PodView, decision: Decision) -> None:

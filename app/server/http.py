@@ -9,7 +9,6 @@ from fastapi.responses import PlainTextResponse, Response
 from app.admission.mutate import CREATE, PodMutator, warnings_for
 from app.admission.review import MAX_REVIEW_BYTES, AdmissionRequest, MalformedReview, decode_review, encode_review
 from app.core.decision import Action, Decision
-from app.server.log import FIELDS
 from app.server.metrics import Metrics
 
 _log = logging.getLogger("vm-consistency.admission")
@@ -55,7 +54,7 @@ class AdmissionServer:
         except Exception:
             self._metrics.error("internal")
             fields = {"uid": review.uid, "namespace": review.namespace}
-            _log.exception("review failed; the pod is allowed unchanged", extra={FIELDS: fields})
+            _log.exception("review failed; the pod is allowed unchanged", extra=fields)
             return encode_review(review.uid, [], [_FAULT] if review.operation == CREATE else [])
         self._metrics.decided(decision)
         _report(review, decision)
@@ -64,7 +63,7 @@ class AdmissionServer:
     def _refused(self, status: int, kind: str, reason: str) -> Response:
         self._metrics.error(kind)
         line = " ".join(reason.split())
-        _log.warning("request refused", extra={FIELDS: {"status": status, "reason": line}})
+        _log.warning("request refused", extra={"status": status, "reason": line})
         return PlainTextResponse(line + "\n", status, headers=self._headers())
 
     def _headers(self) -> dict[str, str] | None:
@@ -101,4 +100,4 @@ def _report(review: AdmissionRequest, decision: Decision) -> None:
         "decidedBy": decision.decided_by,
         "warnings": decision.warnings,
     }
-    _log.log(level, "pod decided", extra={FIELDS: {key: value for key, value in fields.items() if value}})
+    _log.log(level, "pod decided", extra={key: value for key, value in fields.items() if value})

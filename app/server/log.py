@@ -6,22 +6,22 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-FIELDS = "fields"
-"""Key of `extra` under which a record carries its structured fields."""
+_STANDARD = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"))
+"""Attributes that every record has; the rest came in by `extra` and are its structured fields."""
 
 
 class JSONFormatter(logging.Formatter):
     """Renders a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return time, level, logger and message, then the record's own fields."""
+        """Return time, severity, logger and message, then the record's own fields."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
+            "severity": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line.update(getattr(record, FIELDS, {}))
+        line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -34,4 +34,4 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("uvicorn.access").disabled = True  # decisions are logged; the URL tells nothing more
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the process tells itself when it is ready

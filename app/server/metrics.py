@@ -1,5 +1,6 @@
 """Metrics of one process. Names and labels are documented in the README; times are in seconds."""
 
+import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -9,6 +10,8 @@ from app.core.policy import PolicyState, Standing
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+prometheus_client.disable_created_metrics()  # a second series for each counter, which nobody asks for
 
 
 class Metrics:
@@ -57,7 +60,7 @@ class Metrics:
         )
         for result in ("good", "bad"):
             self._policy_loads.labels(result)
-        self.policy_state(PolicyState())
+        self.policy_changed(PolicyState(), None)
 
     def decided(self, decision: Decision) -> None:
         """Count a decision."""
@@ -70,14 +73,12 @@ class Metrics:
         """Count a review without a proper decision."""
         self._errors.labels(kind).inc()
 
-    def policy_state(self, state: PolicyState) -> None:
-        """Show the standing of the policy in force."""
+    def policy_changed(self, state: PolicyState, good: bool | None) -> None:
+        """Show the standing of the policy in force, and count the one just read, if there was one."""
         for standing in Standing:
             self._policy.labels(standing).set(standing is state.standing)
-
-    def policy_loaded(self, *, good: bool) -> None:
-        """Count a policy that was read."""
-        self._policy_loads.labels("good" if good else "bad").inc()
+        if good is not None:
+            self._policy_loads.labels("good" if good else "bad").inc()
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""

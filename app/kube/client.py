@@ -1,0 +1,249 @@
+"""Requests to the API server by path: JSON in, JSON out.
+
+The generated API classes of `kubernetes` are not used: four of them cost 32 MB, their models drop fields that they
+don't know, and an informer of typed objects would hold some 100 kB per pod.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlencode, urlsplit
+
+import aiohttp
+import orjson
+
+from app import __version__
+from app.kube.connection import ConfigException, Configuration, Refresh, Transport, load, one_line
+
+Json = dict[str, Any]
+Params = Mapping[str, str | int | bool]
+
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+
+_ACCEPT = "application/json"
+_ACCEPT_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+_ACCEPT_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+_TIMEOUT = 30.0
+
+
+class KubeError(Exception):
+    """A request to the API server came to nothing; the message is one line."""
+
+
+class ApiError(KubeError):
+    """The API server answered with an error.
+
+    `status` is the HTTP code, `reason` the machine-readable one such as "NotFound" (may be empty), `retry_after` the
+    seconds that the server asks to wait.
+    """
+
+    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{status} {reason}: {one_line(message)}" if reason else f"{status}: {one_line(message)}")
+        self.status, self.reason, self.message, self.retry_after = status, reason, message, retry_after
+
+    @classmethod
+    def from_status(cls, body: Any, status: int = 0, retry_after: float | None = None) -> Self:
+        """Read a Kubernetes `Status` object; `status` is the code where the object names none."""
+        if not isinstance(body, dict):
+            return cls(status, "", one_line(body)[:200], retry_after)
+        code, details = body.get("code"), body.get("details")
+        seconds = details.get("retryAfterSeconds") if isinstance(details, dict) else None
+        if retry_after is None and isinstance(seconds, int):
+            retry_after = float(seconds)
+        reason, message = str(body.get("reason") or ""), str(body.get("message") or "no message")
+        return cls(code if isinstance(code, int) else status, reason, message, retry_after)
+
+
+class ApiUnavailable(KubeError):  # noqa: N818 - a state, not a fault in a request
+    """No answer: the connection failed or broke, or time was up."""
+
+
+class UnreadableAnswer(KubeError):  # noqa: N818 - like ApiUnavailable
+    """What came is not what the Kubernetes API sends; a proxy or the wrong address, perhaps."""
+
+
+class Page(NamedTuple):
+    """One page of a list; `continue_token` is empty on the last one."""
+
+    items: list[Json]
+    resource_version: str
+    continue_token: str
+
+
+class Event(NamedTuple):
+    """A watch event: ADDED, MODIFIED, DELETED or BOOKMARK, and the object."""
+
+    type: str
+    object: Json
+
+
+class KubeClient:
+    """A connection to one API server. Make it and close it within a running event loop.
+
+    Every method raises ApiError when the server says no, ApiUnavailable when it doesn't answer within `timeout`
+    (seconds) and UnreadableAnswer when it answers nonsense. `metadata_only` asks for PartialObjectMetadata: of each
+    object apiVersion, kind and metadata.
+    """
+
+    def __init__(self, configuration: Configuration, refresh: Refresh) -> None:
+        self._configuration, self._refresh = configuration, refresh
+        self._transport = Transport(configuration)
+        self._refused = False
+        self.server: str = urlsplit(configuration.host).netloc
+
+    @classmethod
+    async def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> Self:
+        """A client of the cluster that `connection.load` finds; raises ConfigError. Sends nothing yet."""
+        return cls(*await load(kubeconfig, context))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._transport.close()
+
+    async def get(
+        self, path: str, *, params: Params | None = None, metadata_only: bool = False, timeout: float = _TIMEOUT
+    ) -> Json:
+        """GET an object."""
+        return await self._json("GET", path, params, _ACCEPT_METADATA if metadata_only else _ACCEPT, timeout)
+
+    async def list_page(
+        self, path: str, *, params: Params | None = None, metadata_only: bool = False, timeout: float = _TIMEOUT
+    ) -> Page:
+        """GET a collection, or the part of it that `limit` and `continue` in `params` name."""
+        accept = _ACCEPT_METADATA_LIST if metadata_only else _ACCEPT
+        body = await self._json("GET", path, params, accept, timeout)
+        items, metadata = body.get("items"), body.get("metadata")
+        if not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
+            raise UnreadableAnswer(f"{self.server}: {path} is not a list of objects")
+        return Page(items or [], str(metadata["resourceVersion"]), str(metadata.get("continue") or ""))
+
+    async def post(self, path: str, body: Json, *, params: Params | None = None, timeout: float = _TIMEOUT) -> Json:
+        """Create an object in a collection, or send one to a subresource."""
+        return await self._json("POST", path, params, _ACCEPT, timeout, body)
+
+    async def put(self, path: str, body: Json, *, params: Params | None = None, timeout: float = _TIMEOUT) -> Json:
+        """Replace an object; with its resourceVersion in it, ApiError 409 if somebody else wrote since."""
+        return await self._json("PUT", path, params, _ACCEPT, timeout, body)
+
+    async def patch(
+        self,
+        path: str,
+        body: Json | Sequence[Json],
+        content_type: str = MERGE_PATCH,
+        *,
+        params: Params | None = None,
+        timeout: float = _TIMEOUT,
+    ) -> Json:
+        """Patch an object with MERGE_PATCH (an object) or JSON_PATCH (a list of operations)."""
+        sent = body if isinstance(body, Mapping) else list(body)
+        return await self._json("PATCH", path, params, _ACCEPT, timeout, sent, content_type)
+
+    @contextlib.asynccontextmanager
+    async def watch(
+        self,
+        path: str,
+        *,
+        params: Params,
+        metadata_only: bool = False,
+        timeout: float = _TIMEOUT,
+        silence: float = 660.0,
+    ) -> AsyncIterator[AsyncIterator[Event]]:
+        """Watch a collection: entered when the server has accepted (within `timeout`), yields the events as they come.
+
+        The iterator ends when the server ends the watch. It raises ApiError for an ERROR event, ApiUnavailable when
+        the connection breaks or stays silent for `silence` seconds, and UnreadableAnswer for a line that is no event;
+        nothing can be read after that.
+        """
+        accept = _ACCEPT_METADATA if metadata_only else _ACCEPT
+        limits = aiohttp.ClientTimeout(total=None, sock_read=silence)
+        with self._faults(timeout):
+            async with asyncio.timeout(timeout):
+                response = await self._send("GET", path, {**params, "watch": "true"}, accept, limits)
+                if response.status != 200:
+                    raise _error(response, await response.read())
+        try:
+            yield self._events(response, silence)
+        finally:
+            response.close()
+
+    async def _events(self, response: aiohttp.ClientResponse, silence: float) -> AsyncIterator[Event]:
+        with self._faults(silence):
+            async for line in response.content:
+                if line.isspace():
+                    continue
+                try:
+                    event = Event(**orjson.loads(line))
+                except (ValueError, TypeError) as error:
+                    raise UnreadableAnswer(f"{self.server}: a line of the watch is no event: {line[:60]!r}") from error
+                if event.type == "ERROR":
+                    raise ApiError.from_status(event.object)
+                yield event
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        params: Params | None,
+        accept: str,
+        timeout: float,
+        body: object = None,
+        content_type: str | None = None,
+    ) -> Json:
+        with self._faults(timeout):
+            async with asyncio.timeout(timeout):
+                limits = aiohttp.ClientTimeout(total=timeout)
+                response = await self._send(method, path, params, accept, limits, body, content_type)
+                content = await response.read()  # and with that the connection is free again
+        if not 200 <= response.status < 300:
+            raise _error(response, content)
+        try:
+            answer = orjson.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise UnreadableAnswer(f"{self.server}: the answer to {method} {path} is no JSON object: {content[:60]!r}")
+        return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        params: Params | None,
+        accept: str,
+        limits: aiohttp.ClientTimeout,
+        body: object = None,
+        content_type: str | None = None,
+    ) -> aiohttp.ClientResponse:
+        await self._refresh(self._refused)
+        headers = {"Accept": accept, "User-Agent": f"vm-consistency/{__version__}"}
+        if content_type:
+            headers["Content-Type"] = content_type
+        for setting in (await self._configuration.auth_settings()).values():
+            headers[setting["key"]] = setting["value"]
+        url = self._configuration.host + path + (f"?{urlencode(params)}" if params else "")
+        answer = await self._transport.request(method, url, headers=headers, body=body, _request_timeout=limits)
+        response: aiohttp.ClientResponse = answer.response
+        self._refused = response.status == 401
+        return response
+
+    @contextlib.contextmanager
+    def _faults(self, seconds: float) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            raise ApiUnavailable(f"{self.server}: no answer within {seconds:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError, ConfigException) as error:
+            # ValueError: a token that can't be a header, a line longer than the buffer
+            raise ApiUnavailable(f"{self.server}: {one_line(error)}") from error
+
+
+def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
+    try:
+        body = orjson.loads(content)
+    except ValueError:
+        body = content.decode(errors="replace") or response.reason
+    header = response.headers.get("Retry-After", "")  # the API server sends seconds, never a date
+    return ApiError.from_status(body, response.status, float(header) if header.isdigit() else None)

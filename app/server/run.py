@@ -1,0 +1,154 @@
+"""The life of the process: start both servers and the controllers, drain on SIGTERM, stop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import uvicorn
+import uvloop
+
+from app.admission.mutate import PodMutator
+from app.server.health import Check, OpsServer
+from app.server.http import AdmissionServer
+from app.server.metrics import Metrics
+from app.settings import Settings
+from app.tls.serving import ServingContext
+
+_log = logging.getLogger("vm-consistency.run")
+
+_RESTART_SECONDS = (1.0, 30.0)
+_KEEP_ALIVE_SECONDS = 120
+"""Above the 90 s after which Go's client drops an idle connection: closing first would race with its next request."""
+
+Worker = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a process is made of, assembled with or without a cluster."""
+
+    mutator: PodMutator
+    serving: ServingContext
+    metrics: Metrics
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    """Run for ever; one that fails is reported and started again, as the webhook goes on without it."""
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    notes: Mapping[str, Check] = field(default_factory=dict)
+
+
+Assembly = Callable[[Settings], contextlib.AbstractAsyncContextManager[Parts]]
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process, which has two servers to stop in order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(settings: Settings, assembly: Assembly) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_main(settings, assembly))
+
+
+async def _main(settings: Settings, assembly: Assembly) -> None:
+    async with assembly(settings) as parts, _workers(parts.workers):
+        await _serve(settings, parts)
+
+
+@contextlib.asynccontextmanager
+async def _workers(workers: Mapping[str, Worker]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(_restarting(name, worker), name=name) for name, worker in workers.items()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _restarting(name: str, worker: Worker) -> None:
+    pause, longest = _RESTART_SECONDS
+    while True:
+        try:
+            await worker()
+        except Exception:
+            _log.exception("worker failed; it is started again", extra={"worker": name, "seconds": pause})
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, longest)
+
+
+async def _serve(settings: Settings, parts: Parts) -> None:
+    admission = AdmissionServer(parts.mutator, parts.metrics)
+    checks = {**parts.checks, "not-draining": lambda: "the process is stopping" if admission.draining else None}
+    ops = OpsServer(checks, parts.notes, parts.metrics)
+    https = _Server(
+        _config(admission.app, settings, settings.port, ssl_context_factory=parts.serving.ssl_context_factory)
+    )
+    plain = _Server(_config(ops.app, settings, settings.ops_port))
+    stopping = _stop_signal()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(plain.serve())
+        serving = group.create_task(https.serve())
+        watch = group.create_task(_report_readiness(ops))
+        interactive = await stopping
+        admission.draining = True
+        _log.info("draining", extra={"seconds": 0 if interactive else settings.drain_delay})
+        if not interactive:
+            await asyncio.sleep(settings.drain_delay)
+        https.should_exit = True
+        await serving
+        plain.should_exit = True
+        watch.cancel()
+
+
+def _config(app: object, settings: Settings, port: int, **tls: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host=settings.host,
+        port=port,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(settings.deadline) + 1,
+        **tls,  # type: ignore[arg-type]
+    )
+
+
+def _stop_signal() -> asyncio.Future[bool]:
+    """Resolve on the first SIGTERM or SIGINT; True for the latter, when a person waits at a terminal."""
+    loop = asyncio.get_running_loop()
+    stopping: asyncio.Future[bool] = loop.create_future()
+
+    def stop(number: signal.Signals) -> None:
+        if not stopping.done():
+            stopping.set_result(number is signal.SIGINT)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return stopping
+
+
+async def _report_readiness(ops: OpsServer) -> None:
+    """Log each change of readiness, as a probe's failure tells nobody why."""
+    before: dict[str, str] | None = None
+    while True:
+        problems = ops.problems()
+        if problems != before:
+            message = "not ready" if problems else "ready"
+            _log.log(
+                logging.WARNING if problems and before == {} else logging.INFO, message, extra={"checks": problems}
+            )
+        before = problems
+        await asyncio.sleep(0.25)
