@@ -1,6 +1,6 @@
-"""A real control plane for tests, `make demo` and `make bench`: etcd, kube-apiserver, kubectl, KubeVirt's virt-controller.
+"""A real control plane for tests, demo and benchmarks: etcd, kube-apiserver, kubectl, KubeVirt's virt-controller.
 
-    from tests.controlplane import ControlPlane, make_vm, launcher_pod
+    from tests.controlplane import ControlPlane, launcher_pod, make_vm
 
     with ControlPlane(apiserver_flags=[], audit_level="Metadata") as cp:   # several may run at once
         cp.install_kubevirt(spec={...})                # CRDs, namespace kubevirt, a KubeVirt object that says Deployed
@@ -9,20 +9,45 @@
         pod = launcher_pod(cp.client, "db", "default")
 
 ControlPlane: url, ca_file, kubeconfig (admin), folder, keep; client; etcd, apiserver, virt_controller (Process);
-  kubectl(*args, input=None, kubeconfig=None) -> str; token_for(ns, sa); kubeconfig_for(ns, sa); write_kubeconfig(path, token);
-  audit_position(), audit_events(since=, verb=, user=, resource=, namespace=, name=, subresource=);
-  port() -> Port, supervise(name, command, ready=, env=) -> Process: a process of the caller's that ends with it all.
+  kubectl(*args, input=None, kubeconfig=None) -> str; token_for(ns, sa); kubeconfig_for(ns, sa);
+  write_kubeconfig(path, token); audit_position();
+  audit_events(since=, verb=, user=, resource=, namespace=, name=, subresource=);
+  port() -> Port; supervise(name, command, ready=, env=) -> Process, a process of the caller's that ends with it all.
 Process: start(), stop(), kill(), pause(), resume(), restart(), launch(), wait_ready(); alive, pid, log, log_tail().
 Client: get, find, list, create, post, replace, apply, patch, delete, request, with_token; warnings. ApiError: status,
   reason, message. Resources by plural ("pods"), objects by their own apiVersion and kind.
-Binaries are built once, see tests/controlplane/build.py. Nothing here runs pods: there is no kubelet, scheduler,
-controller-manager or garbage collector; what stands in for them is in objects.py and called stand_in.
+
+Binaries are built once, see tests/controlplane/build.py; pytest fixtures are in tests/controlplane/fixtures.py.
+Nothing here runs pods: there is no kubelet, scheduler, controller-manager or garbage collector. So a deleted
+namespace stays Terminating, what an object owned stays after it, and a pod on a node is deleted with
+`grace_seconds=0`. What stands in for the missing parts is in tests/controlplane/stand_ins.py.
 """
 
 from tests.controlplane.client import ApiError, Client, Json
 from tests.controlplane.cluster import ControlPlane, KubectlError
+from tests.controlplane.exports import export_pod
 from tests.controlplane.kubevirt import CONTROLLER_USER as VIRT_CONTROLLER
+from tests.controlplane.objects import (
+    launcher_pod,
+    launcher_pods,
+    make_export,
+    make_migration,
+    make_namespace,
+    make_vm,
+    make_vm_pool,
+    make_vmi,
+)
 from tests.controlplane.processes import Port, Process, ProcessError
+from tests.controlplane.stand_ins import (
+    bind_pod,
+    run_stand_in_guest,
+    set_pod_running,
+    set_vmi_running,
+    stand_in_bound_pvc,
+    stand_in_cdi,
+    stand_in_node,
+    stand_in_waiting_data_volume,
+)
 from tests.controlplane.waiting import wait_for
 
 __all__ = [
@@ -35,5 +60,22 @@ __all__ = [
     "Port",
     "Process",
     "ProcessError",
+    "bind_pod",
+    "export_pod",
+    "launcher_pod",
+    "launcher_pods",
+    "make_export",
+    "make_migration",
+    "make_namespace",
+    "make_vm",
+    "make_vm_pool",
+    "make_vmi",
+    "run_stand_in_guest",
+    "set_pod_running",
+    "set_vmi_running",
+    "stand_in_bound_pvc",
+    "stand_in_cdi",
+    "stand_in_node",
+    "stand_in_waiting_data_volume",
     "wait_for",
 ]

@@ -112,9 +112,10 @@ class Client:
         """The objects of one namespace, or of all; `labels` and `fields` are selectors."""
         selectors = {"labelSelector": labels, "fieldSelector": fields}
         params = {name: value for name, value in selectors.items() if value}
-        path = self._find(resource).path(namespace, None, None)
-        found: Objects = self._json("GET", path, params=params)["items"]
-        return found
+        served = self._find(resource)
+        answer = self._json("GET", served.path(namespace, None, None), params=params)
+        # The items of built-in kinds come without the two fields that every single object has.
+        return [{"apiVersion": answer["apiVersion"], "kind": served.kind, **item} for item in answer["items"]]
 
     def create(self, obj: Json, *, dry_run: bool = False) -> Json:
         """POST an object to the place that its apiVersion, kind and namespace name."""

@@ -39,8 +39,8 @@ def _established(client: Client, crd: str) -> bool:
     return any(condition["type"] == "Established" and condition["status"] == "True" for condition in conditions)
 
 
-def controller_flags(kubeconfig: Path, port: Port, certificate: Path, key: Path) -> list[str]:
-    """virt-controller's command line; nothing pulls the images that it writes into pods."""
+def controller_flags(kubeconfig: Path, port: Port, certificate: Path) -> list[str]:
+    """virt-controller's flags; the certificate's key lies beside it, and nobody pulls the images named here."""
     return [
         f"--kubeconfig={kubeconfig}",
         f"--launcher-image=virt-launcher:{VERSION}",
@@ -48,7 +48,7 @@ def controller_flags(kubeconfig: Path, port: Port, certificate: Path, key: Path)
         "--listen=127.0.0.1",
         f"--port={port}",
         f"--prom-cert-file={certificate}",
-        f"--prom-key-file={key}",
+        f"--prom-key-file={certificate.with_suffix('.key')}",
     ]
 
 

@@ -1,20 +1,29 @@
 """Child processes that cannot outlive this one, and ports that nobody else takes meanwhile."""
 
-import ctypes
 import os
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import FrameType
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None)
+# Becomes the program after asking the kernel for SIGKILL at the parent's death (PR_SET_PDEATHSIG, linux/prctl.h). Not
+# by preexec_fn, which forks a copy of a process that may have threads.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent died before it could be watched")
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
-# The kernel sends the parent-death signal when the THREAD that forked ends, so every child is forked by one thread
-# that lives as long as the interpreter.
+# The parent that dies is, for the kernel, the THREAD that forked: one thread, as old as the interpreter, forks all.
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 
 _POLL_SECONDS = 0.02
@@ -116,22 +125,14 @@ class Process:
         return f"  last lines of {self.log}:\n" + "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        parent = os.getpid()
-
-        def die_with_parent() -> None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it died before the line above
-                os._exit(1)
-
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                self.command,
+                [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._env,
                 start_new_session=True,  # Ctrl-C reaches only the parent, which ends its children in order
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - touches no lock that another thread may hold
             )
 
     def _is_ready(self) -> bool:
@@ -141,17 +142,13 @@ class Process:
             return False
 
     def _signal(self, number: int) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
-        except ProcessLookupError:
-            pass
 
     def _wait(self, seconds: float | None) -> None:
         assert self._child is not None
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            pass
 
 
 class Port:
@@ -179,3 +176,20 @@ def accepts(port: Port) -> bool:
     """Whether something listens on the port. Raises OSError when it refuses."""
     with socket.create_connection(("127.0.0.1", port.number), timeout=1):
         return True
+
+
+def unwind_on_sigterm(stack: ExitStack) -> None:
+    """Until `stack` closes, turn SIGTERM into an exception, so that `with` blocks clean up.
+
+    Leaves a handler that somebody else has set alone, and does nothing outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def unwind(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt("ended by SIGTERM")  # after SystemExit pytest would fail one test and go on
+
+    signal.signal(signal.SIGTERM, unwind)
+    stack.callback(signal.signal, signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,40 @@
+"""pytest fixtures; tests/conftest.py imports them. What is missing is built, and what cannot be built is a failure."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
+import pytest
+
+from tests.controlplane.client import Client
+from tests.controlplane.cluster import ControlPlane
+from tests.controlplane.stand_ins import stand_in_cdi
+
+
+@pytest.fixture(scope="session")
+def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    """One control plane with KubeVirt, CDI's kinds and virt-controller for the whole session.
+
+    Its folder with the logs stays when a test of the session failed. A test that changes cluster-wide objects or
+    kills a part puts things right again, or starts a `ControlPlane` of its own.
+    """
+    with ExitStack() as stack:
+        with _visible(request):  # the first build takes minutes
+            control_plane = stack.enter_context(ControlPlane())
+            control_plane.install_kubevirt()
+            stand_in_cdi(control_plane.client)
+            control_plane.start_virt_controller()
+        yield control_plane
+        control_plane.keep |= request.session.testsfailed > 0
+        with _visible(request):
+            stack.close()
+
+
+@pytest.fixture(scope="session")
+def client(control_plane: ControlPlane) -> Client:
+    """The session's control plane as its administrator."""
+    return control_plane.client
+
+
+def _visible(request: pytest.FixtureRequest) -> AbstractContextManager[None]:
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    return capture.global_and_fixture_disabled() if capture else nullcontext()
