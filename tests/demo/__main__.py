@@ -1,0 +1,79 @@
+"""`make demo`: a real control plane, a policy, a handful of VMs, and what their launcher pods end up with."""
+
+from pathlib import Path
+
+from tests.controlplane import ControlPlane, wait_for
+from tests.controlplane.client import Json
+from tests.controlplane.objects import launcher_pod, make_namespace, make_vm
+from tests.controlplane.progress import say
+from tests.installation import Installation, annotations
+
+LEVEL = "vm-consistency.io/level"
+HERE = Path(__file__).parent
+
+NAMESPACES = (
+    make_namespace("shop", labels={"environment": "production"}),
+    make_namespace("dev-anna", labels={}),
+    make_namespace("archive", annotations={LEVEL: "crash"}),
+    make_namespace("lab", labels={}),
+)
+VMS = (
+    (make_vm("web", "shop"), "namespace label environment=production matches the rule"),
+    (make_vm("cart", "shop", annotations={LEVEL: "crash"}), "asks for crash, which the rule doesn't allow"),
+    (make_vm("sandbox", "dev-anna"), "namespace dev-* matches the rule"),
+    (make_vm("keeper", "dev-anna", annotations={LEVEL: "filesystem"}), "its own annotation beats the rule"),
+    (make_vm("old.mail", "archive"), "annotation on the Namespace"),
+    (make_vm("plain", "lab"), "nobody speaks for it"),
+    (
+        make_vm("pasted", "lab", template_annotations={"pre.hook.backup.velero.io/on-error": "fail", LEVEL: "most"}),
+        "misspelt hooks and an unknown level, pasted into its template",
+    ),
+)
+
+
+def main() -> None:
+    """Run the demo; everything that it started is gone at its end."""
+    with ControlPlane(audit_level="None") as cp:
+        say("etcd and kube-apiserver run")
+        cp.install_kubevirt()
+        cp.start_virt_controller()
+        say("KubeVirt's virt-controller leads")
+        installation = Installation(cp)
+        installation.apply()
+        replica = installation.start()
+        say("manifests/overlays/default is applied, and the webhook is ready")
+        installation.set_policy((HERE / "policy.yaml").read_text())
+        wait_for(lambda: replica.metric("vm_consistency_policy_loads_total", result="good") >= 2, what="the new policy")
+        for namespace in NAMESPACES:
+            cp.client.create(namespace)
+        for vm, why in VMS:
+            cp.client.create(vm)
+            _show(cp, vm, why)
+        say("now the policy's default becomes crash; the next pods follow")
+        loads = replica.metric("vm_consistency_policy_loads_total", result="good")
+        installation.set_policy({"default": {"level": "crash"}})
+        wait_for(lambda: replica.metric("vm_consistency_policy_loads_total", result="good") > loads, what="the policy")
+        for vm, why in (
+            (make_vm("web-2", "shop"), "no rule is left"),
+            (make_vm("plain-2", "lab", annotations={LEVEL: "filesystem"}), "its own annotation beats the default"),
+        ):
+            cp.client.create(vm)
+            _show(cp, vm, why)
+    say("done; nothing is left running")
+
+
+def _show(cp: ControlPlane, vm: Json, why: str) -> None:
+    name, namespace = vm["metadata"]["name"], vm["metadata"]["namespace"]
+    written = annotations(launcher_pod(cp.client, name, namespace))
+    level = written.get("vm-consistency.io/effective-level", "-")
+    print(f"\nVirtualMachine {namespace}/{name}: {why}")
+    print(f"  level {level}, decided by {written.get('vm-consistency.io/decided-by', '-')}")
+    hooks = {key: value for key, value in written.items() if "hook.backup.velero.io/" in key}
+    for key, value in sorted(hooks.items(), reverse=True):
+        print(f"    {key}: {value}")
+    if not hooks:
+        print("    no hook annotations")
+
+
+if __name__ == "__main__":
+    main()

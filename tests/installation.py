@@ -1,0 +1,152 @@
+"""The product installed from `manifests/` into a test control plane, its replicas running as processes of this machine.
+
+What is under test is what is shipped: the manifests are applied as they are, only the registration's address is changed
+from the Service to a port of loopback, because nothing here routes Services. A replica runs with a token of its own
+ServiceAccount, so a missing permission shows.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import yaml
+
+from tests.controlplane import ControlPlane, Port, Process, wait_for
+from tests.controlplane.client import Json
+
+NAMESPACE = NAME = "vm-consistency"
+POLICY = "vm-consistency-policy"
+ROOT = Path(__file__).parents[1]
+OVERLAY = ROOT / "manifests" / "overlays" / "default"
+WEBHOOK_USER = f"system:serviceaccount:{NAMESPACE}:{NAME}"
+
+
+class Replica:
+    """One webhook process."""
+
+    def __init__(self, process: Process, port: Port, ops_port: Port) -> None:
+        self.process = process
+        self.port = port
+        self.ops_url = f"http://127.0.0.1:{ops_port}"
+
+    @property
+    def url(self) -> str:
+        """Where the API server finds it."""
+        return f"https://127.0.0.1:{self.port}/mutate/pods"
+
+    def ops(self, path: str) -> tuple[int, str]:
+        """Status and text of a path of the plain port, such as /readyz."""
+        try:
+            with urlopen(f"{self.ops_url}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of `name` that carry all of `labels`."""
+        total = 0.0
+        for line in self.ops("/metrics")[1].splitlines():
+            sample, _, value = line.rpartition(" ")
+            metric, _, rest = sample.partition("{")
+            if metric == name and all(f'{key}="{wanted}"' in rest for key, wanted in labels.items()):
+                total += float(value)
+        return total
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says so."""
+        try:
+            return self.ops("/readyz")[0] == 200
+        except (URLError, OSError):
+            return False
+
+    def wait_ready(self) -> None:
+        """Wait until it is; fails with what /readyz says."""
+        wait_for(self.is_ready, 30, what="a ready replica")
+
+
+class Installation:
+    """The manifests in a control plane, and the replicas that were started."""
+
+    def __init__(self, control_plane: ControlPlane) -> None:
+        self.cp = control_plane
+        self.replicas: list[Replica] = []
+
+    def apply(self) -> None:
+        """Apply the default overlay; the registration leads nowhere until `route_to`."""
+        text = self.cp.kubectl("kustomize", OVERLAY)
+        objects = list(yaml.safe_load_all(text))
+        for item in objects:
+            if item["kind"] == "MutatingWebhookConfiguration":
+                for webhook in item["webhooks"]:
+                    path = webhook["clientConfig"].pop("service")["path"]
+                    webhook["clientConfig"]["url"] = f"https://127.0.0.1:9{path}"
+        self.cp.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(objects))
+
+    def replica(self, *, env: Mapping[str, str] | None = None) -> Replica:
+        """A replica, not yet started."""
+        port, ops_port = self.cp.port(), self.cp.port()
+        settings = {
+            "VM_CONSISTENCY_HOST": "127.0.0.1",
+            "VM_CONSISTENCY_PORT": str(port),
+            "VM_CONSISTENCY_OPS_PORT": str(ops_port),
+            "VM_CONSISTENCY_EXTRA_SANS": "127.0.0.1",
+            "VM_CONSISTENCY_DRAIN_DELAY": "0",
+            "VM_CONSISTENCY_KUBECONFIG": str(self.cp.kubeconfig_for(NAMESPACE, NAME)),
+        }
+        name = f"webhook-{len(self.replicas)}"
+        holder: list[Replica] = []
+        process = self.cp.supervise(
+            name,
+            [sys.executable, "-m", "app", "serve"],
+            ready=lambda: holder[0].is_ready(),
+            env={**os.environ, "PYTHONPATH": str(ROOT), **settings, **(env or {})},
+        )
+        replica = Replica(process, port, ops_port)
+        holder.append(replica)
+        self.replicas.append(replica)
+        return replica
+
+    def start(self) -> Replica:
+        """Start a replica, let the API server call it, and return when it is ready."""
+        replica = self.replica()
+        self.route_to(replica.url)
+        replica.process.start()
+        return replica
+
+    def route_to(self, url: str) -> None:
+        """Let the registration lead to `url`."""
+        self.cp.client.patch(
+            "mutatingwebhookconfigurations",
+            NAME,
+            [{"op": "replace", "path": "/webhooks/0/clientConfig/url", "value": url}],
+        )
+
+    def set_policy(self, policy: str | Mapping[str, object] | None) -> None:
+        """Write the policy ConfigMap: a text, a policy's fields besides apiVersion and kind, or None to delete it."""
+        client = self.cp.client
+        if policy is None:
+            client.delete("configmaps", POLICY, NAMESPACE)
+            return
+        text = policy if isinstance(policy, str) else policy_text(policy)
+        client.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": POLICY, "namespace": NAMESPACE},
+                "data": {"policy.yaml": text},
+            }
+        )
+
+
+def policy_text(fields: Mapping[str, object]) -> str:
+    """A policy as YAML."""
+    head = {"apiVersion": "vm-consistency.io/v1alpha1", "kind": "ConsistencyPolicy"}
+    return yaml.safe_dump({**head, **fields}, sort_keys=False)
+
+
+def annotations(pod: Json) -> dict[str, str]:
+    """The annotations of an object."""
+    return dict(pod["metadata"].get("annotations") or {})
