@@ -6,7 +6,7 @@ don't know, and an informer of typed objects would hold some 100 kB per pod.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
@@ -158,18 +158,19 @@ class KubeClient:
         nothing can be read after that.
         """
         accept = _ACCEPT_METADATA if metadata_only else _ACCEPT
-        limits = aiohttp.ClientTimeout(total=None, sock_read=silence)
         with self._faults(timeout):
             async with asyncio.timeout(timeout):
-                response = await self._send("GET", path, {**params, "watch": "true"}, accept, limits)
+                response = await self._send("GET", path, {**params, "watch": "true"}, accept, silence=silence)
                 if response.status != 200:
                     raise _error(response, await response.read())
+        events = self._events(response, silence)
         try:
-            yield self._events(response, silence)
+            yield events
         finally:
             response.close()
+            await events.aclose()
 
-    async def _events(self, response: aiohttp.ClientResponse, silence: float) -> AsyncIterator[Event]:
+    async def _events(self, response: aiohttp.ClientResponse, silence: float) -> AsyncGenerator[Event]:
         with self._faults(silence):
             async for line in response.content:
                 if line.isspace():
@@ -194,8 +195,7 @@ class KubeClient:
     ) -> Json:
         with self._faults(timeout):
             async with asyncio.timeout(timeout):
-                limits = aiohttp.ClientTimeout(total=timeout)
-                response = await self._send(method, path, params, accept, limits, body, content_type)
+                response = await self._send(method, path, params, accept, body, content_type)
                 content = await response.read()  # and with that the connection is free again
         if not 200 <= response.status < 300:
             raise _error(response, content)
@@ -213,18 +213,21 @@ class KubeClient:
         path: str,
         params: Params | None,
         accept: str,
-        limits: aiohttp.ClientTimeout,
         body: object = None,
         content_type: str | None = None,
+        silence: float | None = None,
     ) -> aiohttp.ClientResponse:
         await self._refresh(self._refused)
         headers = {"Accept": accept, "User-Agent": f"vm-consistency/{__version__}"}
         if content_type:
             headers["Content-Type"] = content_type
-        for setting in (await self._configuration.auth_settings()).values():
-            headers[setting["key"]] = setting["value"]
+        if authorization := (await self._configuration.auth_settings()).get("BearerToken"):
+            headers["Authorization"] = authorization["value"] or ""
         url = self._configuration.host + path + (f"?{urlencode(params)}" if params else "")
-        answer = await self._transport.request(method, url, headers=headers, body=body, _request_timeout=limits)
+        limits = aiohttp.ClientTimeout(total=None, sock_read=silence)  # the caller limits the whole
+        answer = await self._transport.request(  # type: ignore[no-untyped-call]
+            method, url, headers=headers, body=body, _request_timeout=limits
+        )
         response: aiohttp.ClientResponse = answer.response
         self._refused = response.status == 401
         return response

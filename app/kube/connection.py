@@ -34,12 +34,11 @@ from kubernetes.aio.config.config_exception import ConfigException  # noqa: E402
 from kubernetes.aio.config.incluster_config import (  # noqa: E402
     SERVICE_HOST_ENV_NAME,
     SERVICE_TOKEN_FILENAME,
-    InClusterConfigLoader,
     load_incluster_config,
 )
 from kubernetes.aio.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, load_kube_config  # noqa: E402
 
-__all__ = ["ConfigError", "Configuration", "InClusterConfigLoader", "Refresh", "Transport", "load", "one_line"]
+__all__ = ["ConfigError", "ConfigException", "Configuration", "Refresh", "Transport", "load", "one_line"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,28 +62,22 @@ def one_line(error: object) -> str:
 async def load(kubeconfig: Path | None = None, context: str | None = None) -> tuple[Configuration, Refresh]:
     """Find the cluster: an explicit kubeconfig or context, else the pod's ServiceAccount, else the default kubeconfig.
 
-    Raises ConfigError.
+    The environment variable KUBECONFIG is as explicit as an argument, in a pod too. Raises ConfigError.
     """
     configuration = Configuration()
     # Python 3.13 made VERIFY_X509_STRICT a default; it refuses cluster CAs without an Authority Key Identifier, which
     # every client written in Go accepts. Chain and host name are verified all the same.
     configuration.disable_strict_ssl_verification = True
-    if kubeconfig is None and context is None and _in_pod():
+    if not (kubeconfig or context or os.environ.get("KUBECONFIG")) and _in_pod():
         try:
-            load_incluster_config(configuration)
+            load_incluster_config(configuration)  # type: ignore[no-untyped-call]
         except (ConfigException, OSError) as error:
             raise ConfigError(f"the pod's ServiceAccount can't be used: {one_line(error)}") from error
         return configuration, _nothing_to_refresh
-    path = str(kubeconfig or KUBE_CONFIG_DEFAULT_LOCATION)
-    if not any(Path(part).expanduser().is_file() for part in path.split(os.pathsep) if part):
-        raise ConfigError(
-            f"no such kubeconfig: {path}"
-            if kubeconfig
-            else f"no cluster: this is no pod with a ServiceAccount, and there is no {path}; "
-            "set KUBECONFIG or give --kubeconfig"
-        )
+    path = _existing(kubeconfig)
     try:
-        loader = await load_kube_config(path, context, configuration, persist_config=False)
+        # persist_config would write a renewed OIDC token back into the user's file
+        loader = await load_kube_config(path, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]
     except Exception as error:  # the loader raises whatever a malformed file leads it to
         raise ConfigError(f"kubeconfig {path}: {one_line(error)}") from error
     return configuration, KubeconfigRefresh(loader, configuration)
@@ -92,6 +85,17 @@ async def load(kubeconfig: Path | None = None, context: str | None = None) -> tu
 
 def _in_pod() -> bool:
     return SERVICE_HOST_ENV_NAME in os.environ and Path(SERVICE_TOKEN_FILENAME).is_file()
+
+
+def _existing(kubeconfig: Path | None) -> str:
+    path = str(kubeconfig or os.environ.get("KUBECONFIG") or KUBE_CONFIG_DEFAULT_LOCATION)
+    if any(Path(part).expanduser().is_file() for part in path.split(os.pathsep) if part):
+        return path
+    if kubeconfig:
+        raise ConfigError(f"no such kubeconfig: {path}")
+    raise ConfigError(
+        f"no cluster: this is no pod with a ServiceAccount, and there is no {path}; set KUBECONFIG or give --kubeconfig"
+    )
 
 
 async def _nothing_to_refresh(refused: bool) -> None:
@@ -106,16 +110,16 @@ class KubeconfigRefresh:
     that names no end is run each minute that has a request). Client certificates from a plugin are not renewed.
     """
 
-    def __init__(self, loader: Any, configuration: Configuration) -> None:
-        self._loader, self._configuration = loader, configuration
+    def __init__(self, loader: Any, configuration: Configuration, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loader, self._configuration, self._clock = loader, configuration, clock
         self._lock = asyncio.Lock()
-        self._due = time.monotonic() + _REFRESH_SECONDS
+        self._due = clock() + _REFRESH_SECONDS
         self._soonest = 0.0
 
     async def __call__(self, refused: bool) -> None:
         """Renew the configuration's credentials if that is due; on failure the old ones are kept and logged."""
         async with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if now < (self._soonest if refused else self._due):
                 return
             self._due = self._soonest = now + _RETRY_SECONDS
@@ -129,7 +133,7 @@ class KubeconfigRefresh:
                 self._due = now + _REFRESH_SECONDS
 
 
-class Transport(RESTClientObject):  # type: ignore[misc, unused-ignore]  # untyped where the package is not installed
+class Transport(RESTClientObject):
     """The package's HTTP transport, with connections that notice when the other side has vanished.
 
     A watch sends nothing, so the kernel would keep one to a dead API server until the request's own timeout, minutes

@@ -1,0 +1,69 @@
+"""The objects that a reflector keeps up to date."""
+
+import logging
+from collections.abc import Callable, ItemsView
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+Key = tuple[str, str]
+"""Namespace (empty for a cluster-scoped object) and name, both shared with the object's view."""
+
+logger = logging.getLogger(__name__)
+
+
+class ObjectStore(Generic[T]):
+    """Views of one kind of object by namespace and name.
+
+    `synced` is False until the first complete list, that is as long as a miss means nothing. A callback receives key,
+    old and new view, None where there is none, and runs within the event loop: it must not block.
+    """
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, T] = {}
+        self._callbacks: list[Callable[[Key, T | None, T | None], None]] = []
+        self.synced = False
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def get(self, namespace: str, name: str) -> T | None:
+        """The view of one object; `namespace` is empty for a cluster-scoped one."""
+        return self._objects.get((namespace, name))
+
+    def items(self) -> ItemsView[Key, T]:
+        """Keys and views. Whoever iterates must not await in between."""
+        return self._objects.items()
+
+    def subscribe(self, callback: Callable[[Key, T | None, T | None], None]) -> None:
+        """Call `callback` after every change from now on; what it raises is logged."""
+        self._callbacks.append(callback)
+
+    def put(self, key: Key, new: T | None) -> None:
+        """Set one object, or remove it with None."""
+        old = self._objects.get(key)
+        if new == old:
+            return
+        if new is None:
+            del self._objects[key]
+        else:
+            self._objects[key] = new
+        self._notify(key, old, new)
+
+    def replace(self, objects: dict[Key, T]) -> None:
+        """Take `objects` for all there are, at once; callbacks then hear of each difference. The store is synced."""
+        before, self._objects, self.synced = self._objects, objects, True
+        for key, old in before.items():
+            if key not in objects:
+                self._notify(key, old, None)
+        for key, new in list(objects.items()):
+            old_or_none = before.get(key)
+            if new != old_or_none:
+                self._notify(key, old_or_none, new)
+
+    def _notify(self, key: Key, old: T | None, new: T | None) -> None:
+        for callback in self._callbacks:
+            try:
+                callback(key, old, new)
+            except Exception:
+                logger.exception("a callback failed on the change of %s/%s", *key)
