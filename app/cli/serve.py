@@ -19,7 +19,10 @@ def run(*, kubeconfig: Path | None, context: str | None, policy: Path | None, ce
     if policy is None and certs is None:
         from app.server import cluster
 
-        run_process(settings, cluster.assemble)
+        try:
+            run_process(settings, cluster.assemble)
+        except cluster.ConfigError as error:
+            misuse(str(error))
     elif policy is None or certs is None:
         misuse("--policy and --certs belong together: both serve without a cluster")
     else:

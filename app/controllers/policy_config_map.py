@@ -14,8 +14,9 @@ from app.settings import Settings
 _log = logging.getLogger("vm-consistency.policy")
 
 SOURCE_VERSION = "vm-consistency.io/policy-resource-version"
-"""On the copy: the resourceVersion that the policy ConfigMap had, so that a slow replica never puts an older one back."""
+"""On the copy: the resourceVersion that the policy ConfigMap had, so that a slow replica puts no older one back."""
 
+_RECALL_AGAIN_SECONDS = 1.0
 _SAVE_AGAIN_SECONDS = (1.0, 60.0)
 
 
@@ -69,12 +70,21 @@ class ConfigMapPolicy:
             await self._changed.wait()
 
     async def _recall(self) -> None:
-        """Learn the last good policy of an earlier life; without one, only a bad policy makes a difference."""
-        try:
-            text = (await self._copy())[0]
-        except KubeError as error:
-            _log.warning("the last good policy can't be read", extra={"path": self._copy_path, "error": str(error)})
-            return
+        """Learn the last good policy of an earlier life, however long the API server takes to tell.
+
+        Without it, an invalid policy would count as one with nothing to fall back on.
+        """
+        while True:
+            try:
+                text = (await self._copy())[0]
+            except KubeError as error:
+                fields = {"path": self._copy_path, "error": str(error)}
+                _log.warning("the last good policy can't be read", extra=fields)
+                if isinstance(error, ApiError) and error.status in (403, 404):
+                    return
+                await asyncio.sleep(_RECALL_AGAIN_SECONDS)
+            else:
+                break
         if text is not None:
             await asyncio.to_thread(self._keeper.remember, text)
 

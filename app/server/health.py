@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import PlainTextResponse, Response
 
+from app.server.http import bare_app
 from app.server.metrics import CONTENT_TYPE, Metrics
 
 Check = Callable[[], str | None]
@@ -19,7 +20,7 @@ class OpsServer:
         self._checks = checks
         self._notes = notes
         self._metrics = metrics
-        self.app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        self.app = bare_app()
         self.app.add_route("/livez", self.livez)
         self.app.add_route("/readyz", self.readyz)
         self.app.add_route("/metrics", self.metrics)

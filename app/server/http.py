@@ -5,6 +5,7 @@ import time
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
+from fastapi.telemetry import TelemetryConfig
 
 from app.admission.mutate import CREATE, PodMutator, warnings_for
 from app.admission.review import MAX_REVIEW_BYTES, AdmissionRequest, MalformedReview, decode_review, encode_review
@@ -19,6 +20,12 @@ class TooLarge(Exception):  # noqa: N818 - HTTP's own term
     """The body is larger than any AdmissionReview."""
 
 
+def bare_app() -> FastAPI:
+    """An application without generated pages, and without telemetry, which could export what is in a pod."""
+    off: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+    return FastAPI(openapi_url=None, docs_url=None, redoc_url=None, telemetry=off)
+
+
 class AdmissionServer:
     """Answers reviews; `draining` asks clients to open their next connection elsewhere."""
 
@@ -27,7 +34,7 @@ class AdmissionServer:
         self._metrics = metrics
         self.draining = False
         # A plain route: a body parameter would be parsed, validated and echoed by a framework that knows no pods.
-        self.app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        self.app = bare_app()
         self.app.add_route("/mutate/pods", self.mutate_pods, methods=["POST"])
 
     async def mutate_pods(self, request: Request) -> Response:

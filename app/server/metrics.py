@@ -1,5 +1,7 @@
 """Metrics of one process. Names and labels are documented in the README; times are in seconds."""
 
+from collections.abc import Callable, Mapping
+
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -61,6 +63,17 @@ class Metrics:
         for result in ("good", "bad"):
             self._policy_loads.labels(result)
         self.policy_changed(PolicyState(), None)
+
+    def show_stores(self, sizes: Mapping[str, Callable[[], int]]) -> None:
+        """Show how many objects of each kind are known."""
+        gauge = Gauge(
+            "vm_consistency_store_objects",
+            "Objects of the cluster that are known without asking, by resource.",
+            ("resource",),
+            registry=self.registry,
+        )
+        for resource, size in sizes.items():
+            gauge.labels(resource).set_function(size)
 
     def decided(self, decision: Decision) -> None:
         """Count a decision."""

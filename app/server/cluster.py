@@ -1,0 +1,83 @@
+"""The parts of a process in a cluster."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from app.admission.mutate import PodMutator
+from app.controllers.ca_injector import CaInjector
+from app.controllers.certificates import CertificateController
+from app.controllers.policy_config_map import ConfigMapPolicy
+from app.controllers.policy_keeper import PolicyKeeper
+from app.kube.client import KubeClient
+from app.kube.cluster import ClusterStores, cluster_reflectors
+from app.kube.connection import ConfigError
+from app.kube.lookup import StoreFacts
+from app.kube.reflector import Reflector
+from app.server.metrics import Metrics
+from app.server.run import Parts
+from app.settings import Settings
+from app.tls.serving import ServingContext
+
+__all__ = ["ConfigError", "assemble"]
+
+_STALE_SECONDS = 30.0
+"""A watch that is down for longer is shown: until it is back, a miss is looked up, but a hit may be outdated."""
+
+
+@asynccontextmanager
+async def assemble(settings: Settings) -> AsyncIterator[Parts]:
+    """Assemble a webhook that reads its cluster.
+
+    Raises ConfigError where no cluster is configured.
+    """
+    client = await KubeClient.connect(settings.kubeconfig, settings.context)
+    try:
+        yield _parts(settings, client)
+    finally:
+        await client.close()
+
+
+def _parts(settings: Settings, client: KubeClient) -> Parts:
+    metrics = Metrics()
+    stores = ClusterStores(settings.names)
+    reflectors = cluster_reflectors(client, stores)
+    keeper = PolicyKeeper(metrics.policy_changed)
+    policy = ConfigMapPolicy(client, settings, keeper)
+    serving = ServingContext(settings.serving_names)
+    certificates = CertificateController(
+        client, serving, namespace=settings.namespace, secret=settings.certificate_secret
+    )
+    injector = CaInjector(client, certificates, serving, name=settings.webhook_configuration)
+    certificates.listen(injector.wake)
+    metrics.show_stores({reflector.title: partial(len, reflector.store) for reflector in reflectors})
+    return Parts(
+        PodMutator(keeper, StoreFacts(client, stores, settings.deadline), settings.names),
+        serving,
+        metrics,
+        workers={
+            **{reflector.title: reflector.run for reflector in reflectors},
+            "policy": policy.run,
+            "certificates": partial(certificates.run, client),
+            "ca-injector": partial(injector.run, client),
+        },
+        checks={
+            **{reflector.title: _unsynced(reflector) for reflector in reflectors},
+            "policy": keeper.problem,
+            "certificate": certificates.problem,
+            "ca-bundle": injector.problem,
+        },
+        notes={
+            **{f"watch {reflector.title}": _stale(reflector) for reflector in (*reflectors, policy.reflector)},
+            "policy": keeper.note,
+        },
+    )
+
+
+def _unsynced(reflector: Reflector[Any]) -> Callable[[], str | None]:
+    return lambda: None if reflector.synced else reflector.describe()
+
+
+def _stale(reflector: Reflector[Any]) -> Callable[[], str | None]:
+    return lambda: reflector.describe() if reflector.stale_seconds > _STALE_SECONDS else None
