@@ -17,10 +17,10 @@ Process: start(), stop(), kill(), pause(), resume(), restart(), launch(), wait_r
 Client: get, find, list, create, post, replace, apply, patch, delete, request, with_token; warnings. ApiError: status,
   reason, message. Resources by plural ("pods"), objects by their own apiVersion and kind.
 
-Binaries are built once, see tests/controlplane/build.py; pytest fixtures are in tests/controlplane/fixtures.py.
+Binaries are built once (build.py; `python -m tests.controlplane` does it ahead of time). pytest fixtures: fixtures.py.
 Nothing here runs pods: there is no kubelet, scheduler, controller-manager or garbage collector. So a deleted
 namespace stays Terminating, what an object owned stays after it, and a pod on a node is deleted with
-`grace_seconds=0`. What stands in for the missing parts is in tests/controlplane/stand_ins.py.
+`grace_seconds=0`. What stands in for the missing parts is in stand_ins.py.
 """
 
 from tests.controlplane.client import ApiError, Client, Json

@@ -1,6 +1,6 @@
 """Builds the real parts of the control plane from Go modules, once, into a cache outside the checkout.
 
-`python -m tests.controlplane.build [PART...]` builds what is missing and prints where it is.
+`python -m tests.controlplane [PART...]` builds what is missing and prints where it is.
 
 Environment: VM_CONSISTENCY_CACHE is the cache folder (default `$XDG_CACHE_HOME/vm-consistency`, else
 `~/.cache/vm-consistency`). With KUBEBUILDER_ASSETS set, etcd, kube-apiserver and kubectl come from that folder, as
@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,6 +64,8 @@ PARTS: Mapping[str, Part] = {
     )
 }
 
+_FLAGS = ("-v", "-trimpath", "-buildvcs=false")
+
 _ASSETS = frozenset({"etcd", "kube-apiserver", "kubectl"})
 
 
@@ -87,7 +88,7 @@ def ensure(part: Part) -> dict[str, Path]:
     toolchain = _toolchain()
     home = cache_folder() / "parts" / f"{part.name}-{_key(part, toolchain)}"
     if not home.exists():
-        with exclusive(home.with_suffix(".lock")):
+        with exclusive(home):
             if not home.exists():  # another process may have built it while this one waited
                 _build(part, toolchain, home)
     return {name: home / name for name in part.files}
@@ -119,7 +120,7 @@ def _asset(folder: Path, name: str) -> Path:
 
 
 def _key(part: Part, toolchain: GoToolchain) -> str:
-    digest = hashlib.sha256(repr((toolchain.version, part.ldflags, sorted(part.binaries.items()))).encode())
+    digest = hashlib.sha256(repr((toolchain.version, _FLAGS, part.ldflags, sorted(part.binaries.items()))).encode())
     sources = [part.module / "go.mod", part.module / "go.sum", *sorted(part.module.rglob("*.go"))]
     for source in sources:
         digest.update(f"\0{source.relative_to(part.module)}\0".encode() + source.read_bytes())
@@ -142,26 +143,9 @@ def _build(part: Part, toolchain: GoToolchain, home: Path) -> None:
 
 def _go_build(part: Part, toolchain: GoToolchain, package: str, output: Path) -> None:
     ldflags = f"-s -w {part.ldflags}".strip()
-    command = [str(toolchain.go), "build", "-v", "-trimpath", "-buildvcs=false", f"-ldflags={ldflags}"]
     run_visibly(
         f"build {output.name} ({toolchain.version}, minutes the first time)",
-        [*command, "-o", str(output), package],
+        [str(toolchain.go), "build", *_FLAGS, f"-ldflags={ldflags}", "-o", str(output), package],
         cwd=part.module,
         env=toolchain.environment(),
     )
-
-
-def main() -> int:
-    """Build the parts named on the command line, or all."""
-    try:
-        files = ensure_all(*sys.argv[1:])
-    except BuildError as error:
-        print(error, file=sys.stderr)
-        return 1
-    for name, path in sorted(files.items()):
-        print(f"{name}\t{path}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

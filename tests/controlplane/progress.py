@@ -67,13 +67,13 @@ def _lines_and_last(descriptor: int) -> tuple[int, str]:
 
 
 @contextmanager
-def exclusive(lock: Path) -> Iterator[None]:
-    """Hold `lock` against other processes; says so when it has to wait for one."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as handle:
+def exclusive(path: Path) -> Iterator[None]:
+    """Keep other processes from making `path`, by a lock beside it; says so when it has to wait for one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another process is at work on {lock.stem}; waiting for it")
+            say(f"another process is making {path.name}; waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -27,8 +27,6 @@ from tests.controlplane import (
     stand_in_waiting_data_volume,
     wait_for,
 )
-from tests.controlplane.build import PARTS, ensure
-from tests.controlplane.progress import BuildError
 
 NAMESPACE = "control-plane-itself"
 
@@ -177,19 +175,6 @@ def test_a_process_that_ends_too_early_shows_its_log(tmp_path: Path) -> None:
 
     with pytest.raises(ProcessError, match=r"(?s)liar ended before it was ready.*the reason"):
         process.start()
-
-
-def test_binaries_of_envtest_are_used_and_a_missing_one_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
-    etcd = tmp_path / "etcd"
-    etcd.write_text("#!/bin/sh\n")
-    etcd.chmod(0o755)
-
-    assert ensure(PARTS["etcd"]) == {"etcd": etcd}
-    with pytest.raises(BuildError, match=r"kube\S+ is not an executable file"):
-        ensure(PARTS["kubernetes"])
 
 
 def _exists(pid: int) -> bool:

