@@ -14,16 +14,17 @@ help: ## Show this help
 demo: venv ## Real etcd, kube-apiserver and virt-controller: watch VMs get their hooks
 	$(BIN)/python -m tests.demo
 
-run: venv certs/tls.crt ## The webhook alone, without a cluster; the policy is read from demo/policy.yaml
-	$(BIN)/python -m app serve --policy $(or $(POLICY),tests/demo/policy.yaml) --certs certs
+run: venv certs/tls.crt ## The webhook alone, without a cluster, with the policy of POLICY=FILE
+	VM_CONSISTENCY_HOST=127.0.0.1 $(BIN)/python -m app serve --policy $(or $(POLICY),tests/demo/policy.yaml) --certs certs
 
 request: ## Send the sample AdmissionReview to `make run`
-	curl -sS --cacert certs/ca.crt -H 'Content-Type: application/json' --data-binary @tests/data/review.json https://localhost:8443/mutate/pods
+	curl -sS --cacert certs/ca.crt -H 'Content-Type: application/json' \
+	  --data-binary @tests/data/review.json https://localhost:8443/mutate/pods
 
 certs: venv ## Make self-signed certificates for `make run` in certs/
 	$(BIN)/python -m app.tls certs
 
-certs/tls.crt:
+certs/tls.crt: | venv
 	$(BIN)/python -m app.tls certs
 
 ##@ Develop
