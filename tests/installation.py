@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 import yaml
 
+from app.core.policy import Standing
 from tests.controlplane import ControlPlane, Port, Process, wait_for
 from tests.controlplane.client import Json
 
@@ -55,6 +56,16 @@ class Replica:
                 total += float(value)
         return total
 
+    def policy_loads(self) -> float:
+        """How many policies it has read, good and bad."""
+        return self.metric("vm_consistency_policy_loads_total")
+
+    def policy_state(self) -> str:
+        """The standing of the policy, such as `valid`, as its metric tells."""
+        text = self.ops("/metrics")[1]  # once: it may change between two readings
+        [standing] = [one for one in Standing if f'vm_consistency_policy_state{{state="{one}"}} 1.0' in text]
+        return standing.value
+
     def is_ready(self) -> bool:
         """Whether /readyz says so."""
         try:
@@ -73,6 +84,7 @@ class Installation:
     def __init__(self, control_plane: ControlPlane) -> None:
         self.cp = control_plane
         self.replicas: list[Replica] = []
+        self._changes = 0
 
     def apply(self) -> None:
         """Apply the default overlay; the registration leads nowhere until `route_to`."""
@@ -124,11 +136,30 @@ class Installation:
             [{"op": "replace", "path": "/webhooks/0/clientConfig/url", "value": url}],
         )
 
+    def remove(self) -> None:
+        """Stop the replicas, and let the API server call none."""
+        if self.cp.client.find("mutatingwebhookconfigurations", NAME):
+            self.cp.client.delete("mutatingwebhookconfigurations", NAME)
+        for replica in self.replicas:
+            replica.process.stop()
+
+    def change_policy(self, policy: str | Mapping[str, object] | None) -> None:
+        """`set_policy`, and return when every running replica has read it, be it good or not."""
+        running = {replica: replica.policy_loads() for replica in self.replicas if replica.process.alive}
+        if policy is not None:
+            self._changes += 1  # a text that nobody has seen yet, even if the policy is the one in force
+            text = policy if isinstance(policy, str) else policy_text(policy)
+            policy = f"{text}\n# change {self._changes}\n"
+        self.set_policy(policy)
+        for replica, before in running.items():
+            wait_for(lambda: _has_read(replica, policy, before), 10, what=f"{replica.process.name} to read the policy")  # noqa: B023
+
     def set_policy(self, policy: str | Mapping[str, object] | None) -> None:
         """Write the policy ConfigMap: a text, a policy's fields besides apiVersion and kind, or None to delete it."""
         client = self.cp.client
         if policy is None:
-            client.delete("configmaps", POLICY, NAMESPACE)
+            if client.find("configmaps", POLICY, NAMESPACE):
+                client.delete("configmaps", POLICY, NAMESPACE)
             return
         text = policy if isinstance(policy, str) else policy_text(policy)
         client.apply(
@@ -139,6 +170,12 @@ class Installation:
                 "data": {"policy.yaml": text},
             }
         )
+
+
+def _has_read(replica: Replica, policy: object, loads_before: float) -> bool:
+    if policy is None:
+        return replica.policy_state() == Standing.ABSENT
+    return replica.policy_loads() > loads_before
 
 
 def policy_text(fields: Mapping[str, object]) -> str:
