@@ -6,6 +6,7 @@ import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -65,11 +66,15 @@ class ServingContext:
             raise CertificateError(f"OpenSSL can't load the certificate or its key: {error}") from error
         self._context, self._bundle = context, bundle
 
-    def problem(self) -> str | None:
-        """Why a client would refuse what is served right now; None if none would."""
+    def problem(self, ca_pem: bytes | None = None) -> str | None:
+        """Why a client would refuse what is served right now; None if it wouldn't.
+
+        The client trusts `ca_pem`, or else the CA that came with the certificate.
+        """
         if self._bundle is None:
             return "there is no serving certificate yet"
-        return problem_with(self._bundle, self.names, self._clock())
+        bundle = self._bundle if ca_pem is None else replace(self._bundle, ca_pem=ca_pem)
+        return problem_with(bundle, self.names, self._clock())
 
     def ssl_context_factory(self, config: object, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         """The context for a server to listen with, in the shape of uvicorn's setting `ssl_context_factory`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from app.tls.serving import ServingContext
 from app.tls.x509 import CA_CERT, CERT, KEY, CertificateBundle, CertificateError
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("vm-consistency.certificates")
 
 
 class FileSource:

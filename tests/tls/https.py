@@ -31,10 +31,12 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def server(serving: ServingContext, loop: Literal["asyncio", "uvloop"] = "asyncio") -> Iterator[int]:
-    """Serve "ok" over TLS; gives the port."""
+def server(
+    serving: ServingContext, loop: Literal["asyncio", "uvloop"] = "asyncio", application: Any = _answer
+) -> Iterator[int]:
+    """Serve `application`, which says "ok", over TLS in a thread of its own; gives the port."""
     config = uvicorn.Config(
-        _answer,
+        application,
         host=LOOPBACK,
         port=0,
         loop=loop,
