@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Without LC_ALL, messages of tools differ between machines; without unbuffered output, progress would come in lumps.
+# Progress is to be seen as it happens.
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
