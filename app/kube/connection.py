@@ -70,14 +70,14 @@ async def load(kubeconfig: Path | None = None, context: str | None = None) -> tu
     configuration.disable_strict_ssl_verification = True
     if not (kubeconfig or context or os.environ.get("KUBECONFIG")) and _in_pod():
         try:
-            load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+            load_incluster_config(configuration)
         except (ConfigException, OSError) as error:
             raise ConfigError(f"the pod's ServiceAccount can't be used: {one_line(error)}") from error
         return configuration, _nothing_to_refresh
     path = _existing(kubeconfig)
     try:
         # persist_config would write a renewed OIDC token back into the user's file
-        loader = await load_kube_config(path, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]
+        loader = await load_kube_config(path, context, configuration, persist_config=False)
     except Exception as error:  # the loader raises whatever a malformed file leads it to
         raise ConfigError(f"kubeconfig {path}: {one_line(error)}") from error
     return configuration, KubeconfigRefresh(loader, configuration)
