@@ -76,7 +76,6 @@ def test_applying_again_keeps_what_the_process_wrote(
     [
         (f"/api/v1/namespaces/{NAMESPACE}/secrets", "vm-consistency-certs"),
         (f"/api/v1/namespaces/{NAMESPACE}/configmaps", "vm-consistency-policy"),
-        (f"/api/v1/namespaces/{NAMESPACE}/configmaps", "vm-consistency-last-good"),
         ("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", "vm-consistency"),
     ],
 )
@@ -105,6 +104,7 @@ def test_what_decisions_need_is_listed_in_the_whole_cluster(ourselves: Client, p
         ("POST", f"/api/v1/namespaces/{NAMESPACE}/secrets"),
         ("POST", f"/api/v1/namespaces/{NAMESPACE}/configmaps"),
         ("PATCH", f"/api/v1/namespaces/{NAMESPACE}/configmaps/vm-consistency-policy"),
+        ("PUT", f"/api/v1/namespaces/{NAMESPACE}/secrets/vm-consistency-certs"),
         ("DELETE", f"/api/v1/namespaces/{NAMESPACE}/secrets/vm-consistency-certs"),
         ("PATCH", "/api/v1/namespaces/default"),
         ("PATCH", "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/other"),

@@ -15,21 +15,21 @@ from app.core.policy_load import load_policy
 from app.settings import Settings
 from tests.manifests.overlay import DEFAULT, MANIFESTS, Object, Overlay, kustomize
 
-READ = frozenset({"get", "list", "watch"})
-WRITE = READ | {"update", "patch"}
+WATCH = frozenset({"list", "watch"})
+READ = WATCH | {"get"}
 
 # (API group, resource, names it is limited to) -> verbs. A rule that is missing here, or a verb too many, is a finding.
 CLUSTER_RULES = {
     ("", "namespaces", ()): READ,
     ("kubevirt.io", "virtualmachines", ()): READ,
     ("kubevirt.io", "virtualmachineinstances", ()): READ,
-    ("kubevirt.io", "kubevirts", ()): READ - {"get"},
+    ("kubevirt.io", "kubevirts", ()): WATCH,
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", ("vm-consistency",)): READ | {"patch"},
 }
 NAMESPACE_RULES = {
-    ("", "configmaps", ("vm-consistency-policy",)): READ,
-    ("", "configmaps", ("vm-consistency-last-good",)): WRITE,
-    ("", "secrets", ("vm-consistency-certs",)): WRITE,
+    ("", "configmaps", ("vm-consistency-policy",)): WATCH,
+    ("", "configmaps", ("vm-consistency-last-good",)): frozenset({"get", "patch"}),
+    ("", "secrets", ("vm-consistency-certs",)): READ | {"patch"},
 }
 
 
