@@ -2,8 +2,9 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.constants import UPSTREAM, KubeVirtNames
@@ -30,7 +31,7 @@ class Settings(BaseSettings):
     """For one review; below the webhook's timeoutSeconds, so that our own answer arrives in time."""
     drain_delay: float = Field(default=5.0, ge=0, le=300)
     """How long to go on serving after SIGTERM, until no API server sends reviews any more."""
-    log_level: str = "INFO"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
 
     kubeconfig: Path | None = None
     context: str | None = None

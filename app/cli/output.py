@@ -3,9 +3,12 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 FINDING = 1
 MISUSE = 2
@@ -25,6 +28,19 @@ def misuse(message: str) -> NoReturn:
     """End the command, telling the user what to do differently."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(MISUSE)
+
+
+def read_settings(**chosen: Any) -> "Settings":
+    """Return the settings of the environment, with those of `chosen` that are not None instead."""
+    from pydantic import ValidationError
+
+    from app.settings import Settings
+
+    try:
+        return Settings(**{key: value for key, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        problems = (f"VM_CONSISTENCY_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        misuse("; ".join(problems))
 
 
 def read_text(path: Path) -> str:

@@ -1,5 +1,6 @@
 """`policy check`."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,16 +19,16 @@ def load(path: Path) -> LoadedPolicy:
     embedded = _embedded(text)
     if embedded is None:
         return load_policy(text)
-    inner, offset = embedded
+    inner, moved = embedded
     try:
         loaded = load_policy(inner)
     except PolicyError as error:
-        raise PolicyError([_moved(finding, offset) for finding in error.findings]) from None
-    return LoadedPolicy(loaded.policy, [_moved(doubt, offset) for doubt in loaded.doubts])
+        raise PolicyError([moved(finding) for finding in error.findings]) from None
+    return LoadedPolicy(loaded.policy, [moved(doubt) for doubt in loaded.doubts])
 
 
-def _embedded(text: str) -> tuple[str, int] | None:
-    """Return the policy inside a ConfigMap's manifest, and how many lines stand above it."""
+def _embedded(text: str) -> tuple[str, Callable[[Finding], Finding]] | None:
+    """Return the policy inside a ConfigMap's manifest, and what turns its lines into those of the manifest."""
     try:
         root = yaml.compose(text, Loader=yaml.CSafeLoader)
     except (yaml.YAMLError, RecursionError):
@@ -36,7 +37,8 @@ def _embedded(text: str) -> tuple[str, int] | None:
     policy = _child(_child(root, "data"), POLICY_KEY)
     if not isinstance(kind, yaml.ScalarNode) or kind.value != "ConfigMap" or not isinstance(policy, yaml.ScalarNode):
         return None
-    return policy.value, policy.start_mark.line + (1 if policy.style in ("|", ">") else 0)
+    above = policy.start_mark.line + 1
+    return policy.value, lambda finding: _moved(finding, above, in_block=policy.style == "|")
 
 
 def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
@@ -47,8 +49,11 @@ def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
     return None
 
 
-def _moved(finding: Finding, lines: int) -> Finding:
-    return replace(finding, line=finding.line + lines) if finding.line else finding
+def _moved(finding: Finding, above: int, *, in_block: bool) -> Finding:
+    """Only a literal block keeps its lines; JSON, for one, has the whole policy on one line."""
+    if not finding.line:
+        return finding
+    return replace(finding, line=above + finding.line if in_block else above)
 
 
 def run(path: Path, output: Output) -> None:

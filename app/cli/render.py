@@ -8,14 +8,13 @@ import orjson
 import typer
 import yaml
 
-from app.cli.output import FINDING, Output, misuse, print_json, read_text
+from app.cli.output import FINDING, Output, misuse, print_json, read_settings, read_text
 from app.cli.policy import load
 from app.core.decision import Decision, decide, ignored
 from app.core.launcher import NotLauncher, PodView, recognise
 from app.core.objects import SILENT, Facts, NamespaceView, OwnerReference, VirtualMachineView
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.core.policy_load import PolicyError
-from app.settings import Settings
 
 Object = dict[str, Any]
 
@@ -40,7 +39,7 @@ class _Rendering:
     """The cluster, as far as files tell of it."""
 
     def __init__(self, state: PolicyState, vm: Path | None, namespace: Path | None) -> None:
-        self._names = Settings().names
+        self._names = read_settings().names
         self._state = state
         self._vms = {view.name: view for view in (self._vm(item) for item in _maybe(vm, "VirtualMachine"))}
         namespaces = (NamespaceView.from_metadata(item["metadata"]) for item in _maybe(namespace, "Namespace"))
@@ -105,7 +104,7 @@ def _read(path: Path, kind: str) -> tuple[list[Object], bool]:
         misuse(f"{path}: {' '.join(str(error).split())}")
     documents = [document for document in documents if document is not None]
     objects: list[Any] = []
-    is_list = len(documents) != 1
+    is_list = len(documents) > 1
     for document in documents:
         items = document.get("items") if isinstance(document, dict) else None
         is_list = is_list or isinstance(items, list)

@@ -34,5 +34,5 @@ def configure(level: str) -> None:
     handler.setFormatter(JSONFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root.setLevel(level)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the process tells itself when it is ready
