@@ -2,10 +2,12 @@
 
 import logging
 import time
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.telemetry import TelemetryConfig
+from starlette.requests import ClientDisconnect
 
 from app.admission.mutate import CREATE, PodMutator, warnings_for
 from app.admission.review import MAX_REVIEW_BYTES, AdmissionRequest, MalformedReview, decode_review, encode_review
@@ -43,6 +45,8 @@ class AdmissionServer:
             body = await _body(request)
         except TooLarge:
             return self._refused(413, "too-large", f"an AdmissionReview has at most {MAX_REVIEW_BYTES} bytes")
+        except ClientDisconnect:
+            return self._refused(400, "malformed", "the connection ended before the review did")
         started = time.perf_counter()
         try:
             review = decode_review(body)
@@ -56,6 +60,8 @@ class AdmissionServer:
         try:
             decision = await self._mutator.mutate(review)
             answer = encode_review(review.uid, decision.patch, warnings_for(review, decision))
+            self._metrics.decided(decision)
+            _report(review, decision)
         except MalformedReview:
             raise
         except Exception:
@@ -63,8 +69,6 @@ class AdmissionServer:
             fields = {"uid": review.uid, "namespace": review.namespace}
             _log.exception("review failed; the pod is allowed unchanged", extra=fields)
             return encode_review(review.uid, [], [_FAULT] if review.operation == CREATE else [])
-        self._metrics.decided(decision)
-        _report(review, decision)
         return answer
 
     def _refused(self, status: int, kind: str, reason: str) -> Response:
@@ -93,12 +97,11 @@ def _report(review: AdmissionRequest, decision: Decision) -> None:
     level = logging.WARNING if decision.trouble else logging.INFO if changed or told else logging.DEBUG
     if not _log.isEnabledFor(level):
         return
-    metadata = (review.object or {}).get("metadata") or {}
     fields = {
         "uid": review.uid,
         "operation": review.operation,
         "namespace": review.namespace,
-        "pod": metadata.get("name") or metadata.get("generateName"),
+        "pod": _name(review.object),
         "dryRun": review.dry_run,
         "action": decision.action,
         "reason": decision.reason,
@@ -108,3 +111,10 @@ def _report(review: AdmissionRequest, decision: Decision) -> None:
         "warnings": decision.warnings,
     }
     _log.log(level, "pod decided", extra={key: value for key, value in fields.items() if value})
+
+
+def _name(obj: dict[str, Any] | None) -> Any:
+    metadata = (obj or {}).get("metadata")
+    if not isinstance(metadata, dict):  # what is no pod was not looked into
+        return None
+    return metadata.get("name") or metadata.get("generateName")
