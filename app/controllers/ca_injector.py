@@ -152,7 +152,6 @@ def _patch(configuration: Json, webhooks: list[_Webhook], ca_pem: bytes) -> list
     version = configuration["metadata"]["resourceVersion"]
     patch: list[Json] = [{"op": "test", "path": "/metadata/resourceVersion", "value": version}]
     for webhook in webhooks:
-        where = f"/webhooks/{webhook.index}"
-        patch.append({"op": "test", "path": f"{where}/name", "value": webhook.name})
-        patch.append({"op": "add", "path": f"{where}/clientConfig/caBundle", "value": value})
+        path = f"/webhooks/{webhook.index}/clientConfig/caBundle"  # the version says that the index still fits
+        patch.append({"op": "add", "path": path, "value": value})
     return patch

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -157,12 +157,12 @@ def read_key(pem: bytes, label: str = KEY) -> PrivateKeyTypes:
 
 
 def ca_certificates(pem: bytes) -> list[x509.Certificate]:
-    """The CA certificates among `pem`, in their order and once each; whatever else is there is passed over."""
+    """The self-signed CA certificates among `pem`, in their order, once each; anything else there is passed over."""
     found: list[x509.Certificate] = []
     for block in _PEM_CERTIFICATE.findall(pem):
         try:
             certificate = x509.load_pem_x509_certificate(block)
-            if _is_ca(certificate) and certificate not in found:
+            if _is_root(certificate) and certificate not in found:
                 found.append(certificate)
         except UNREADABLE:
             continue
@@ -199,8 +199,10 @@ def _builder(
     )
 
 
-def _is_ca(certificate: x509.Certificate) -> bool:
+def _is_root(certificate: x509.Certificate) -> bool:
     try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        certificate.verify_directly_issued_by(certificate)  # also finds what was damaged
+    except (x509.ExtensionNotFound, InvalidSignature):
         return False
+    return constraints.ca

@@ -1,5 +1,6 @@
 """When something in the Secret is made anew, why, and what has to survive it."""
 
+import ssl
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -9,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from hypothesis import settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -181,6 +182,22 @@ def test_an_rsa_ca_of_the_administrator_signs() -> None:
 def test_a_ca_key_that_can_not_sign_here() -> None:
     held = replace(HELD, ca_key_pem=key_pem(ed25519.Ed25519PrivateKey.generate()))
     assert again(held).reasons == ("ca.key is neither an ECDSA nor an RSA key",)
+
+
+CA_DER = ssl.PEM_cert_to_DER_cert(ca().cert_pem.decode())
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@settings(deadline=None)
+@given(st.integers(0, len(CA_DER) - 1), st.integers(1, 255))
+@example(CA_DER.index(b"vm-consistency CA") - 2, 1)  # a subject that does not decode
+def test_one_wrong_byte_in_the_ca_is_repaired_and_never_a_crash(place: int, flip: int) -> None:
+    der = bytearray(CA_DER)
+    der[place] ^= flip
+    broken = replace(HELD, ca_pem=ssl.DER_cert_to_PEM_cert(bytes(der)).encode())
+    made = again(broken, remembered=HELD.ca_pem).material
+    assert serves(made)
+    assert problem_with(replace(made.bundle, ca_pem=HELD.ca_pem), NAMES, NOW) is None
 
 
 def test_a_secret_that_somebody_keeps_breaking_does_not_grow_for_ever() -> None:

@@ -1,11 +1,14 @@
 """Every reason to refuse a certificate, each shown with one that is good but for it."""
 
+import ssl
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.tls.problems import problem_with
 from app.tls.x509 import CA_LIFETIME, CLOCK_SKEW, LEAF_LIFETIME, CertificateBundle
@@ -107,3 +110,16 @@ def test_a_certificate_whose_extensions_do_not_decode() -> None:
     got = problem(self_made([(garbled, False)]), names=("a.svc",))
     assert got is not None
     assert got.startswith("tls.crt can't be decoded")
+
+
+GOOD = leaf()
+DER = ssl.PEM_cert_to_DER_cert(GOOD.cert_pem.decode())
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@given(st.integers(0, len(DER) - 1), st.integers(1, 255))
+def test_one_wrong_byte_anywhere_is_never_a_crash(place: int, flip: int) -> None:
+    der = bytearray(DER)
+    der[place] ^= flip
+    pem = ssl.DER_cert_to_PEM_cert(bytes(der)).encode()
+    assert isinstance(problem(replace(GOOD, cert_pem=pem)), str | None)

@@ -129,6 +129,7 @@ def test_a_certificate_without_basic_constraints_is_no_ca() -> None:
     assert ca_certificates(self_made([san("a.svc")]).cert_pem) == []
 
 
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @given(st.binary(max_size=200), st.integers(0, 600), st.integers(1, 255))
 def test_bytes_that_are_no_certificate_are_refused_and_never_crash(junk: bytes, place: int, flip: int) -> None:
     pem = bytearray(ca().cert_pem)
