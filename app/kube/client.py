@@ -102,6 +102,7 @@ class KubeClient:
     async def close(self) -> None:
         """Close all connections."""
         await self._transport.close()
+        await asyncio.sleep(0)  # connections that were dropped close their sockets in the loop's next round
 
     async def get(
         self, path: str, *, params: Params | None = None, metadata_only: bool = False, timeout: float = _TIMEOUT
@@ -167,7 +168,7 @@ class KubeClient:
         try:
             yield events
         finally:
-            response.close()
+            _abandon(response)
             await events.aclose()
 
     async def _events(self, response: aiohttp.ClientResponse, silence: float) -> AsyncGenerator[Event]:
@@ -241,6 +242,13 @@ class KubeClient:
         except (aiohttp.ClientError, OSError, ValueError, ConfigException) as error:
             # ValueError: a token that can't be a header, a line longer than the buffer
             raise ApiUnavailable(f"{self.server}: {one_line(error)}") from error
+
+
+def _abandon(response: aiohttp.ClientResponse) -> None:
+    # Not by closing alone: that would take leave of the server, by TLS's rules and for up to 30 s, which may be dead.
+    if response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()
+    response.close()
 
 
 def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:

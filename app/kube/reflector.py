@@ -97,8 +97,9 @@ class Reflector(Generic[T]):
             state = "not read yet"
         else:
             state = "not served by this cluster" if self._absent else f"{len(self.store)} objects"
-        age = f", {self.stale_seconds:.0f} s without a watch" if self.stale_seconds else ""
-        return f"{self.title}: {state}{age}" + (f": {self.last_error}" if self.last_error else "")
+        if self.last_error is None:
+            return f"{self.title}: {state}"
+        return f"{self.title}: {state}, {self.stale_seconds:.0f} s without a watch: {self.last_error}"
 
     async def run(self) -> None:
         """Keep the store up to date until cancelled."""

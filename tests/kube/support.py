@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def reflector_of(
     resource: Resource = NAMESPACES,
     *,
     timings: Timings = QUICK,
-    naps: Naps | None = None,
+    naps: Callable[[float], Awaitable[None]] | None = None,
     decode: Callable[[Json], str | None] = version_of,
     name: str | None = None,
     namespace: str | None = None,

@@ -115,6 +115,14 @@ async def test_only_what_is_missing_is_asked(cluster: Cluster) -> None:
     assert facts.vm is not None
 
 
+async def test_the_kubevirt_object_is_asked_for_until_its_store_is_synced(cluster: Cluster) -> None:
+    cluster.remember()
+    cluster.stores.kubevirts.synced = False
+    cluster.objects[_KUBEVIRTS] = listed(item("a", 1, "kubevirt", annotations={"kubevirt.io/skip-backup-hooks": "1"}))
+    assert (await cluster.source.facts("team", _VMI)).kubevirt_skip == "1"
+    assert cluster.asked == [_KUBEVIRTS]
+
+
 async def test_a_remembered_instance_with_another_uid_is_asked_for(cluster: Cluster) -> None:
     cluster.remember(instance=item("db", 1, "team", uid="vmi-0"))
     facts = await cluster.source.facts("team", _VMI)

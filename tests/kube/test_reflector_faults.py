@@ -142,7 +142,9 @@ async def test_a_resource_version_that_is_too_old_leads_to_a_new_list(how: str) 
         reflector.store.subscribe(lambda key, old, new: changes.append((key[1], old, new)))
         async with running(reflector):
             await eventually(lambda: names(reflector) == {"new": "1"})
+            await eventually(lambda: len(server.watches) == 2)
         assert changes == [("old", None, "1"), ("old", "1", None), ("new", None, "1")]
+        assert [watch.query["resourceVersion"] for watch in server.watches] == ["5", "9"]
 
 
 async def test_endless_410_is_no_tight_loop() -> None:
@@ -277,7 +279,7 @@ async def test_bookmarks_move_the_version_and_nothing_else() -> None:
     async with StandInServer(script).running() as server, plain_client(server.url) as client:
         reflector = reflector_of(client)
         async with running(reflector):
-            await eventually(lambda: len(server.watches) == 2)
+            await eventually(lambda: len(server.watches) == 2 and reflector.stale_seconds == 0)
             assert names(reflector) == {"a": "1"}
         first, second = (watch.query for watch in server.watches)
         assert (first["resourceVersion"], second["resourceVersion"]) == ("5", "80")
@@ -345,6 +347,43 @@ async def test_absent_present_and_deleted_again() -> None:
             served = True
             await eventually(lambda: names(reflector) == {"a": "1"})
             assert reflector.describe() == "namespaces: 1 objects"
+
+
+async def test_a_resource_that_is_no_longer_served_leaves_nothing() -> None:
+    async def script(request: Request, reply: Reply) -> None:
+        if len(server.requests) == 1:
+            return await reply.json(listed(item("a"), version=5))
+        return await reply.raw(b"404 page not found\n", 404)
+
+    async with StandInServer(script).running() as server, plain_client(server.url) as client:
+        reflector = reflector_of(client)
+        async with running(reflector):
+            await eventually(lambda: reflector.describe() == "namespaces: not served by this cluster")
+            assert (len(reflector.store), reflector.healthy) == (0, True)
+
+
+async def test_an_absent_resource_is_a_sound_state_between_failures() -> None:
+    answers = [500, 500, 500, 404, 500]
+    states: list[tuple[bool, bool]] = []
+    pauses: list[float] = []
+
+    async def script(request: Request, reply: Reply) -> None:
+        await reply.status(answers[len(server.requests) - 1], "Scripted")
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        states.append((reflector.healthy, reflector.stale_seconds > 0))
+        await (forever() if len(pauses) == len(answers) else asyncio.sleep(0.001))
+        if len(pauses) == len(answers) - 1:
+            assert reflector.stale_seconds == 0
+
+    async with StandInServer(script).running() as server, plain_client(server.url) as client:
+        reflector = reflector_of(client, timings=Timings(), naps=note)
+        async with running(reflector):
+            await eventually(lambda: len(pauses) == len(answers))
+            await eventually(lambda: reflector.stale_seconds > 0)
+        assert [healthy for healthy, _ in states] == [False, False, False, True, False]
+        assert pauses[4] <= 0.8 < pauses[2]
 
 
 async def test_looks_for_an_absent_resource_are_two_seconds_apart() -> None:
