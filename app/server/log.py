@@ -1,5 +1,6 @@
 """Structured logs: one JSON object a line, on standard error, without pod contents."""
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -25,7 +26,10 @@ class JSONFormatter(logging.Formatter):
         line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # a lone surrogate from a file's name, a number beyond 64 bits
+            return json.dumps({key: value if isinstance(value, str) else ascii(value) for key, value in line.items()})
 
 
 def configure(level: str) -> None:

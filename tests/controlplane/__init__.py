@@ -13,7 +13,8 @@ ControlPlane: url, ca_file, kubeconfig (admin), folder, keep; client; etcd, apis
   write_kubeconfig(path, token); audit_position();
   audit_events(since=, verb=, user=, resource=, namespace=, name=, subresource=);
   port() -> Port; supervise(name, command, ready=, env=) -> Process, a process of the caller's that ends with it all.
-Process: start(), stop(), kill(), pause(), resume(), restart(), launch(), wait_ready(); alive, pid, log, log_tail().
+Process: start(), stop(), kill(), pause(), resume(), restart(), launch(), wait_ready(), terminate(), exit_code(); alive,
+  pid, log, log_tail().
 Client: get, find, list, create, post, replace, apply, patch, delete, request, with_token; warnings. ApiError: status,
   reason, message. Resources by plural ("pods"), objects by their own apiVersion and kind.
 

@@ -114,6 +114,17 @@ class Process:
         """SIGCONT: end of a pause."""
         self._signal(signal.SIGCONT)
 
+    def terminate(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal and return at once; `exit_code` tells what came of it."""
+        self._signal(number)
+
+    def exit_code(self, seconds: float = 10.0) -> int:
+        """Wait for the end; negative after a signal that it did not handle. Raises ProcessError when it goes on."""
+        self._wait(seconds)
+        if self._child is None or self._child.returncode is None:
+            raise ProcessError(f"{self.name} did not end within {seconds:.0f} s\n{self.log_tail()}")
+        return self._child.returncode
+
     def restart(self) -> "Process":
         """`stop` and `start`."""
         self.stop()

@@ -1,0 +1,86 @@
+"""Workers of a process: one that fails is reported and started again, and the others go on."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from app.server import run
+from tests.server.support import fields
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were made, without making them."""
+    made: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        made.append(seconds)
+        await real(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return made
+
+
+def failing(times: int, then: asyncio.Event) -> Callable[[], Awaitable[None]]:
+    """A worker that fails so many times before it works."""
+    left = [None] * times
+
+    async def work() -> None:
+        if left:
+            left.pop()
+            raise RuntimeError("out of order")
+        then.set()
+        await asyncio.Event().wait()
+
+    return work
+
+
+async def test_a_worker_that_fails_is_started_again_after_a_growing_pause(
+    pauses: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    works = asyncio.Event()
+    async with run._workers({"policy": failing(7, works)}), asyncio.timeout(5):
+        await works.wait()
+
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    records = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [fields(record)["seconds"] for record in records] == pauses
+    assert {fields(record)["worker"] for record in records} == {"policy"}
+
+
+async def test_a_worker_that_just_ends_is_started_again_too(pauses: list[float]) -> None:
+    runs, enough = [], asyncio.Event()
+
+    async def work() -> None:
+        runs.append(1)
+        if len(runs) == 3:
+            enough.set()
+
+    async with run._workers({"brief": work}), asyncio.timeout(5):
+        await enough.wait()
+
+    assert pauses[:2] == [1, 2]
+
+
+@pytest.mark.usefixtures("pauses")
+async def test_the_others_go_on_and_all_end_with_the_process() -> None:
+    steps, ended = [], []
+    enough = asyncio.Event()
+
+    async def steady() -> None:
+        try:
+            while True:
+                steps.append(1)
+                if len(steps) == 50:
+                    enough.set()
+                await asyncio.sleep(0)
+        finally:
+            ended.append(1)
+
+    async with run._workers({"bad": failing(10**6, asyncio.Event()), "steady": steady}), asyncio.timeout(5):
+        await enough.wait()
+
+    assert ended == [1]
