@@ -67,9 +67,11 @@ SILENT = Wishes()
 
 
 def string_map(metadata: Mapping[str, Any], field: str) -> Mapping[str, str]:
-    """`metadata[field]` if it is an object, else an empty one."""
+    """`metadata[field]` if it is an object of strings, else an empty one."""
     value = metadata.get(field)
-    return value if isinstance(value, dict) else _NONE
+    if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+        return value
+    return _NONE
 
 
 def _wishes(metadata: Mapping[str, Any], skip_annotation: str | None) -> Wishes:
