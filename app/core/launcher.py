@@ -64,6 +64,11 @@ def _strings(metadata: Mapping[str, Any], field: str) -> Mapping[str, str] | Non
     return value
 
 
+def is_dns_subdomain(text: str) -> bool:
+    """Whether `text` is a DNS-1123 subdomain as Kubernetes has it: 253 characters, but no limit for a part."""
+    return len(text) <= _MAX_SUBDOMAIN and _SUBDOMAIN.fullmatch(text) is not None
+
+
 def recognise(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLauncher:
     """Return the ownerReference to the VirtualMachineInstance, or why this is no launcher pod.
 
@@ -75,7 +80,7 @@ def recognise(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLaunche
         return NotLauncher.LABEL
     if owner is None or owner.kind != "VirtualMachineInstance" or owner.group != names.api_group:
         return NotLauncher.OWNER
-    if len(owner.name) > _MAX_SUBDOMAIN or not _SUBDOMAIN.fullmatch(owner.name):
+    if not is_dns_subdomain(owner.name):
         return NotLauncher.OWNER_NAME
     if names.ephemeral_annotation in (pod.annotations or ()):
         return NotLauncher.EPHEMERAL
