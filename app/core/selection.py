@@ -9,12 +9,14 @@ from app.core.hooks import RENDERABLE
 from app.core.launcher import PodView
 from app.core.objects import SILENT, Facts, Wishes
 from app.core.policy import Choice, Guard, Hooks, Level, Policy
+from app.core.text import quoted
 
 VM = "vm"
 TEMPLATE = "template"
 SKIP = "skip-backup-hooks"
 NAMESPACE = "namespace"
 BUILT_IN = "built-in"
+_SOURCES = frozenset({VM, TEMPLATE, SKIP, NAMESPACE, "default", BUILT_IN})
 
 
 class Refused(StrEnum):
@@ -23,6 +25,7 @@ class Refused(StrEnum):
     UNKNOWN_LEVEL = "unknown-level"
     LEVEL_NOT_ALLOWED = "level-not-allowed"
     LEVEL_UNAVAILABLE = "level-unavailable"
+    UNKNOWN_INSTANCE = "unknown-instance"
     PROFILE_MISSING = "profile-missing"
     UNKNOWN_PROFILE = "unknown-profile"
     PROFILE_NOT_ALLOWED = "profile-not-allowed"
@@ -82,10 +85,10 @@ def _owner(facts: Facts, names: KubeVirtNames) -> tuple[Wishes, str]:
 def kubevirt_skips(facts: Facts, names: KubeVirtNames) -> bool:
     """Whether KubeVirt writes no hooks of its own: its object's switch holds where the VM's says nothing.
 
-    kubevirt v1.8.4, pkg/storage/velero/annotations.go.
+    A value that is no boolean counts as false (kubevirt v1.8.4, pkg/storage/pod/annotations/generator.go).
     """
-    own = parse_bool(_owner(facts, names)[0].skip)
-    return bool(own if own is not None else parse_bool(facts.kubevirt_skip))
+    own = _owner(facts, names)[0].skip
+    return bool(parse_bool(facts.kubevirt_skip if own is None else own))
 
 
 class _Selector:
@@ -112,8 +115,12 @@ class _Selector:
             granted = self._grant(ask)
             if granted is not None:
                 return Selection(ask.source, *granted, self.choice.hooks, tuple(self.refusals))
-        level = Level.CRASH if kubevirt_skips(self.facts, self.names) else Level.FILESYSTEM
-        return Selection(BUILT_IN, level, None, self.choice.hooks, tuple(self.refusals))
+        return Selection(BUILT_IN, self._built_in(), None, self.choice.hooks, tuple(self.refusals))
+
+    def _built_in(self) -> Level:
+        """The VM can take back what the KubeVirt object says; its own `true` was refused if this is reached."""
+        skips = parse_bool(self.facts.kubevirt_skip) and kubevirt_skips(self.facts, self.names)
+        return Level.CRASH if skips else Level.FILESYSTEM
 
     def _refuse(self, source: str, reason: Refused, message: str) -> None:
         self.refusals.append(Refusal(source, reason, message))
@@ -148,7 +155,8 @@ class _Selector:
         if self._boolean(SKIP, self.owner_where, self.names.skip_annotation, self.owner.skip):
             yield _Ask(SKIP, f"{self.owner_where}: {self.names.skip_annotation}", Level.CRASH)
         yield from self._annotated(NAMESPACE, self.namespace_where, self.facts.namespace.wishes)
-        for choice in (self.choice, self.policy.default):
+        default = self.policy.default
+        for choice in (default,) if self.choice is default else (self.choice, default):
             if choice.level is not None:
                 yield _Ask(choice.source, f"policy {choice.source}", choice.level, choice.profile, guarded=False)
 
@@ -174,6 +182,10 @@ class _Selector:
             return None
         if level is not Level.APPLICATION:
             return level, None
+        if self.facts.vmi is None:
+            what = "level application needs the VirtualMachineInstance that the pod names, and there is none"
+            self._pass_over(ask, Refused.UNKNOWN_INSTANCE, what)
+            return None
         profile = self._profile(ask)
         return None if profile is None else (level, profile)
 
@@ -194,9 +206,9 @@ class _Selector:
         self._refuse(ask.source, reason, f"{ask.where}: {what}; the next source decides")
 
 
-def quoted(text: str, limit: int = 40) -> str:
-    """Quote what a user typed, cut short and without control characters, for a one-line message."""
-    return ascii(text if len(text) <= limit else text[:limit] + "...")
+def is_source(text: str | None) -> bool:
+    """Whether `text` may stand in a record as what decided."""
+    return text in _SOURCES or (text is not None and text.startswith("rule/"))
 
 
 def select_level(policy: Policy, facts: Facts, pod: PodView, names: KubeVirtNames) -> Selection:
