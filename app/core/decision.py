@@ -20,7 +20,8 @@ from app.core.launcher import NotLauncher, PodView, recognise
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import Level, Mode, PolicyState
 from app.core.record import is_intact, with_record
-from app.core.selection import Refusal, Selection, kubevirt_skips, select_level
+from app.core.selection import Refusal, is_source, kubevirt_skips, select_level
+from app.core.text import one_line
 
 
 class Action(StrEnum):
@@ -77,7 +78,7 @@ def ignored(reason: NotLauncher) -> Decision:
 
 def unchanged(reason: Reason, trouble: str) -> Decision:
     """The decision where something stands in the way of a good one: leave the pod alone and say so."""
-    return Decision(Action.NONE, reason, trouble=f"hooks left as they are: {trouble}")
+    return Decision(Action.NONE, reason, trouble=one_line(f"hooks left as they are: {trouble}"))
 
 
 def decide(pod: PodView, vmi: OwnerReference, facts: Facts, state: PolicyState, names: KubeVirtNames) -> Decision:
@@ -88,7 +89,11 @@ def decide(pod: PodView, vmi: OwnerReference, facts: Facts, state: PolicyState, 
         return unchanged(reason, f"the policy can't be used: {state.error or 'it has not been read yet'}")
     selection = select_level(policy, facts, pod, names)
     if selection.level is None:
-        return _hands_off(pod, vmi, facts, selection, names)
+        decided_by, refusals = selection.decided_by, selection.refusals
+        unmanaged = Decision(Action.UNMANAGED, Reason.HANDS_OFF, decided_by=decided_by, refusals=refusals)
+        if policy.mode is Mode.AUDIT:
+            return unmanaged
+        return _written(pod, _handed_back(pod, vmi, facts, names), unmanaged)
     hooks = render_hooks(selection.level, selection.hooks, pod.namespace, vmi.name, names)
     own = with_record(hooks, selection.level, selection.profile, selection.decided_by)
     outcome = (selection.level, selection.profile, selection.decided_by)
@@ -108,47 +113,43 @@ def keep(old: PodView, new: PodView, names: KubeVirtNames) -> Decision:
         return ignored(NotLauncher.TERMINATING)
     if not isinstance(recognise(old, names), NotLauncher):
         before = old.annotations or {}
-        return _restored(new, before, OWN_KEYS) if is_intact(before) else _restored(new, before, RECORD_KEYS)
+        return _kept(new, before) if is_intact(before) else _without_news(new, before)
     now = recognise(new, names)
-    return ignored(now) if isinstance(now, NotLauncher) else _restored(new, {}, RECORD_KEYS)
+    return ignored(now) if isinstance(now, NotLauncher) else _without_news(new, {})
 
 
-def _restored(new: PodView, before: Mapping[str, str], keys: tuple[str, ...]) -> Decision:
-    """Put `keys` back to what they were `before`; the rest of the product's keys stay as they come."""
+def _kept(new: PodView, before: Mapping[str, str]) -> Decision:
+    """Put the product's keys back to what they were `before`."""
+    own = {key: before[key] for key in OWN_KEYS if key in before}
+    level, decided_by = Level.parse(before.get(EFFECTIVE_LEVEL)), before.get(DECIDED_BY)
+    # Anyone can write a record that is intact, and metrics have a series for every source.
+    source = decided_by if is_source(decided_by) else None
+    return _written(new, own, Decision(Action.PATCH, Reason.KEPT, level, before.get(EFFECTIVE_PROFILE), source))
+
+
+def _without_news(new: PodView, before: Mapping[str, str]) -> Decision:
+    """Put the record alone back to what it was `before`, as nothing vouches for the hooks."""
     current = new.annotations or {}
-    own = {key: value for key in OWN_KEYS if (value := (before if key in keys else current).get(key)) is not None}
-    return _written(
-        new,
-        own,
-        Decision(
-            Action.PATCH,
-            Reason.KEPT if keys is OWN_KEYS else Reason.NO_RECORD,
-            Level.parse(before.get(EFFECTIVE_LEVEL)),
-            before.get(EFFECTIVE_PROFILE),
-            before.get(DECIDED_BY),
-        ),
-    )
+    own = {key: current[key] for key in HOOK_KEYS if key in current}
+    own |= {key: before[key] for key in RECORD_KEYS if key in before}
+    return _written(new, own, Decision(Action.PATCH, Reason.NO_RECORD))
 
 
-def _hands_off(pod: PodView, vmi: OwnerReference, facts: Facts, selection: Selection, names: KubeVirtNames) -> Decision:
-    """Leave the hooks to somebody else; a pod that carries our own goes back to what KubeVirt would write."""
+def _handed_back(pod: PodView, vmi: OwnerReference, facts: Facts, names: KubeVirtNames) -> Mapping[str, str]:
+    """Return what KubeVirt would write on a pod that carries our own hooks; anybody else's stay as they are."""
     current = pod.annotations or {}
-    if is_intact(current):
-        hooks = kubevirt_hooks(pod.namespace, vmi.name, names)
-        own = {} if kubevirt_skips(facts, names) else hooks
-    else:
-        own = {key: current[key] for key in HOOK_KEYS if key in current}
-    outcome = Decision(Action.UNMANAGED, Reason.HANDS_OFF, decided_by=selection.decided_by, refusals=selection.refusals)
-    return _written(pod, own, outcome)
+    if not is_intact(current):
+        return {key: current[key] for key in HOOK_KEYS if key in current}
+    return {} if kubevirt_skips(facts, names) else kubevirt_hooks(pod.namespace, vmi.name, names)
 
 
 def _written(pod: PodView, own: Mapping[str, str], decision: Decision) -> Decision:
     """Complete `decision` with the patch after which `own` stands on the pod, if one is needed and possible."""
     patch = annotation_patch(pod.annotations, own)
     if not patch:
-        is_patch = decision.action is Action.PATCH
-        reason = Reason.IN_PLACE if is_patch else decision.reason
-        return replace(decision, action=Action.NONE if is_patch else decision.action, reason=reason)
+        action = Action.NONE if decision.action is Action.PATCH else decision.action
+        reason = Reason.IN_PLACE if decision.reason in (Reason.DECIDED, Reason.KEPT) else decision.reason
+        return replace(decision, action=action, reason=reason)
     annotations = patched(pod.annotations, own)
     if is_too_large(annotations):
         return unchanged(Reason.TOO_LARGE, f"the pod's annotations would exceed {MAX_ANNOTATIONS_BYTES} bytes")
