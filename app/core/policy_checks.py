@@ -1,30 +1,101 @@
 """What is wrong or doubtful about a policy whose every field is well-formed: the parts don't fit together."""
 
 from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
 
 from app.core.duration import SECOND, parse_go_duration
 from app.core.policy import Hooks
-from app.core.policy_schema import ChoiceDocument, HooksDocument, Path, PolicyDocument
+from app.core.policy_schema import BUILT_IN_PROFILES, ChoiceDocument, HooksDocument, Path, PolicyDocument
+from app.core.text import quoted
 
 _APPLICATION = "application"
 _FREEZER_AUTO_THAW_SECONDS = 300
 """virt-freezer's own default (kubevirt v1.8.4, cmd/virt-freezer/virt-freezer.go)."""
 
+_Fields = dict[str, Any]
 
-def inconsistencies(policy: PolicyDocument) -> Iterator[tuple[Path, str]]:
-    """Yield every error that shows only when several fields are read together, with its path."""
+
+def inconsistencies(document: object) -> Iterator[tuple[Path, str]]:
+    """Yield every error that shows only when several fields are read together, with its path.
+
+    The document is plain and may break its schema anywhere, so that these errors are told together with those of
+    single fields; what has not the shape to be judged is passed over here.
+    """
+    policy = _fields(document)
+    default = _fields(policy.get("default"))
+    rules: dict[Path, _Fields] = {
+        ("rules", index): _fields(rule) for index, rule in enumerate(_items(policy.get("rules")))
+    }
+    known = BUILT_IN_PROFILES | _fields(policy.get("profiles")).keys()
+    yield from _names_twice(rules)
+    for path, choice in [(("default",), default), *rules.items()]:
+        yield from _unknown_profiles(path, choice, known)
+        if choice.get("level") == _APPLICATION and choice.get("profile") is None and default.get("profile") is None:
+            yield (*path, "level"), "level application needs a profile, here or in default"
+    yield from _auto_thaws(policy, rules)
+
+
+def _fields(value: object) -> _Fields:
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _names_twice(rules: dict[Path, _Fields]) -> Iterator[tuple[Path, str]]:
     seen: set[str] = set()
-    for index, rule in enumerate(policy.rules):
-        if rule.name in seen:
-            yield ("rules", index, "name"), f"a rule named {rule.name!r} stands above already"
-        seen.add(rule.name)
-    for path, choice in _choices(policy):
-        yield from _profiles(policy, path, choice)
-    base = policy.hooks.over(Hooks())
-    yield from _auto_thaw(("hooks",), policy.hooks, base)
-    for index, rule in enumerate(policy.rules):
-        if rule.hooks != HooksDocument():
-            yield from _auto_thaw(("rules", index, "hooks"), rule.hooks, rule.hooks.over(base))
+    for path, rule in rules.items():
+        name = rule.get("name")
+        if isinstance(name, str):
+            if name in seen:
+                yield (*path, "name"), f"a rule named {quoted(name)} stands above already"
+            seen.add(name)
+
+
+def _unknown_profiles(path: Path, choice: _Fields, known: frozenset[str]) -> Iterator[tuple[Path, str]]:
+    named = [((*path, "profile"), choice.get("profile"))]
+    named += [((*path, "allowProfiles", index), name) for index, name in enumerate(_items(choice.get("allowProfiles")))]
+    for where, name in named:
+        if isinstance(name, str) and name not in known:
+            yield where, f"there is no profile {quoted(name)}; known are {', '.join(sorted(known))}"
+
+
+def _auto_thaws(policy: _Fields, rules: dict[Path, _Fields]) -> Iterator[tuple[Path, str]]:
+    written = _hooks(policy)
+    if written is None:
+        return
+    base = written.over(Hooks())
+    yield from _auto_thaw(("hooks",), written, base)
+    for path, rule in rules.items():
+        hooks = _hooks(rule)
+        if hooks is not None:
+            yield from _auto_thaw((*path, "hooks"), hooks, hooks.over(base))
+
+
+def _hooks(parent: _Fields) -> HooksDocument | None:
+    try:
+        return HooksDocument.model_validate(parent.get("hooks", {}))
+    except ValidationError:
+        return None  # told by the schema
+
+
+def _auto_thaw(path: Path, written: HooksDocument, merged: Hooks) -> Iterator[tuple[Path, str]]:
+    thaw = parse_go_duration(merged.thaw_timeout)
+    seconds = merged.auto_thaw_seconds
+    if written.auto_thaw is None and written.thaw.timeout is None:
+        return  # nothing of this is written here
+    if seconds is not None and seconds * SECOND <= thaw:
+        field = (*path, "autoThaw") if written.auto_thaw is not None else (*path, "thaw", "timeout")
+        yield field, f"autoThaw ({seconds}s) must exceed thaw.timeout ({merged.thaw_timeout})"
+    elif seconds is None and thaw >= _FREEZER_AUTO_THAW_SECONDS * SECOND:
+        message = f"thaw.timeout ({merged.thaw_timeout}) reaches virt-freezer's own 300s; set autoThaw above it"
+        yield (*path, "thaw", "timeout"), message
+
+
+_NO_REQUIRE_FROZEN = "requireFrozen is not part of this version: the freeze is not verified"
 
 
 def doubts(policy: PolicyDocument) -> Iterator[tuple[Path, str]]:
@@ -49,36 +120,7 @@ def doubts(policy: PolicyDocument) -> Iterator[tuple[Path, str]]:
         yield ("hooks", "requireFrozen"), _NO_REQUIRE_FROZEN
 
 
-_NO_REQUIRE_FROZEN = "requireFrozen is not part of this version: the freeze is not verified"
-
-
 def _choices(policy: PolicyDocument) -> Iterator[tuple[Path, ChoiceDocument]]:
     yield ("default",), policy.default
     for index, rule in enumerate(policy.rules):
         yield ("rules", index), rule
-
-
-def _profiles(policy: PolicyDocument, path: Path, choice: ChoiceDocument) -> Iterator[tuple[Path, str]]:
-    known = policy.profile_names
-    if choice.profile is not None and choice.profile not in known:
-        yield (*path, "profile"), _no_such_profile(choice.profile, known)
-    for index, name in enumerate(choice.allow_profiles or ()):
-        if name not in known:
-            yield (*path, "allowProfiles", index), _no_such_profile(name, known)
-    if choice.level == _APPLICATION and choice.profile is None and policy.default.profile is None:
-        yield (*path, "level"), "level application needs a profile, here or in default"
-
-
-def _no_such_profile(name: str, known: frozenset[str]) -> str:
-    return f"there is no profile {name!r}; known are {', '.join(sorted(known))}"
-
-
-def _auto_thaw(path: Path, written: HooksDocument, merged: Hooks) -> Iterator[tuple[Path, str]]:
-    thaw = parse_go_duration(merged.thaw_timeout)
-    seconds = merged.auto_thaw_seconds
-    if seconds is not None and seconds * SECOND <= thaw:
-        field = (*path, "autoThaw") if written.auto_thaw is not None else (*path, "thaw", "timeout")
-        yield field, f"autoThaw ({seconds}s) must exceed thaw.timeout ({merged.thaw_timeout})"
-    elif seconds is None and thaw >= _FREEZER_AUTO_THAW_SECONDS * SECOND:
-        message = f"thaw.timeout ({merged.thaw_timeout}) reaches virt-freezer's own 300s; set autoThaw above it"
-        yield (*path, "thaw", "timeout"), message

@@ -1,8 +1,10 @@
 """From the text of `policy.yaml` to a policy, or to all of its errors at once, each with its path and line."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -10,10 +12,16 @@ from pydantic import ValidationError
 from app.core.policy import Policy
 from app.core.policy_checks import doubts, inconsistencies
 from app.core.policy_schema import Path, PolicyDocument
+from app.core.text import one_line, quoted
 
 MAX_NODES = 100_000
 """Aliases let a few lines of YAML stand for billions of values; a real policy has hundreds."""
 MAX_DEPTH = 32
+"""Composing goes as deep as the text does, on the C stack, where an overflow ends the process."""
+
+_HUGE = 2**63
+_STANDARD_TAGS = "tag:yaml.org,2002:"
+_PLAIN_KEY = re.compile(r"[\w./-]{1,80}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +65,22 @@ class _Reader:
     def read(self, node: yaml.Node, path: Path = ()) -> object:
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            raise PolicyError([Finding("", 0, f"more than {MAX_NODES} values; are YAML aliases nested?")])
+            raise _too_large(_line(node.start_mark), path)
         if len(path) > MAX_DEPTH:
-            raise PolicyError([Finding("", node.start_mark.line + 1, f"nested more than {MAX_DEPTH} levels deep")])
-        self.lines.setdefault(path, node.start_mark.line + 1)
+            raise _too_deep(_line(node.start_mark), path)
+        self.lines.setdefault(path, _line(node.start_mark))
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        if node.tag not in (_STANDARD_TAGS + "map", _STANDARD_TAGS + "seq"):
+            self.findings.append(self.finding(path, f"the tag {_shown(node.tag)} has no meaning here"))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
-        return self._scalar(node, path)
+        return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
         mapping: dict[str, object] = {}
         for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
+            line = _line(key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
                 self.findings.append(Finding(dotted(path), line, "a key must be a plain word"))
                 continue
@@ -84,25 +94,31 @@ class _Reader:
     def _scalar(self, node: yaml.Node, path: Path) -> object:
         try:
             value = self._scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            problem = getattr(error, "problem", None) or str(error)
-            self.findings.append(Finding(dotted(path), node.start_mark.line + 1, str(problem)))
-            return None
-        # A date, or a float such as .nan, is no JSON; as its own text the schema names it in the error.
-        return value if value is None or isinstance(value, str | bool | int) else str(node.value)
+        except Exception:  # an explicit tag that doesn't fit its value makes PyYAML fail in many ways
+            message = f"{quoted(node.value)} can't be read with the tag {_shown(node.tag)}"
+            self.findings.append(self.finding(path, message))
+            return str(node.value)
+        if value is None or isinstance(value, str | bool):
+            return value
+        is_number = isinstance(value, int | float) and abs(value) < _HUGE  # not so for .nan and .inf
+        return value if is_number else str(node.value)  # a date, or what JSON has no number for
 
     def finding(self, path: Path, message: str) -> Finding:
         known = path
         while known and known not in self.lines:
             known = known[:-1]
-        return Finding(dotted(path), self.lines.get(known, 0), message)
+        return Finding(dotted(path), self.lines.get(known, 0), one_line(message))
 
 
 def dotted(path: Path) -> str:
     """Return the path as people write it, `rules[2].profile`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            key = part if _PLAIN_KEY.fullmatch(part) else quoted(part)
+            text += f".{key}" if text else key
     return text
 
 
@@ -113,41 +129,77 @@ def load_policy(text: str) -> LoadedPolicy:
     """
     reader = _Reader()
     document = reader.read(_root(text))
+    problems = list(inconsistencies(document))
     try:
         policy = PolicyDocument.model_validate_json(json.dumps(document))
     except ValidationError as error:
-        findings = [*reader.findings, *(reader.finding(*problem) for problem in _problems(error))]
-        raise PolicyError(sorted(findings, key=lambda finding: finding.line)) from None
-    findings = [*reader.findings, *(reader.finding(*problem) for problem in inconsistencies(policy))]
+        problems += _problems(error)
+    findings = [*reader.findings, *(reader.finding(*problem) for problem in problems)]
     if findings:
-        raise PolicyError(sorted(findings, key=lambda finding: finding.line))
-    return LoadedPolicy(policy.compiled(), [reader.finding(*doubt) for doubt in doubts(policy)])
+        raise PolicyError(_by_line(findings))
+    return LoadedPolicy(policy.compiled(), _by_line(reader.finding(*doubt) for doubt in doubts(policy)))
+
+
+def _by_line(findings: Iterable[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: finding.line)
+
+
+def _shown(tag: str) -> str:
+    return quoted(tag.replace(_STANDARD_TAGS, "!!"))
+
+
+def _line(mark: Any) -> int:
+    """Return the line of PyYAML's mark, of which its C and its Python half have one each, or none."""
+    return int(mark.line) + 1 if mark else 0
+
+
+def _not_yaml(problem: str, line: int) -> PolicyError:
+    return PolicyError([Finding("", line, one_line(f"not YAML: {problem}"))])
+
+
+def _too_large(line: int, path: Path = ()) -> PolicyError:
+    return PolicyError([Finding(dotted(path), line, f"more than {MAX_NODES} values; are YAML aliases nested?")])
+
+
+def _too_deep(line: int, path: Path = ()) -> PolicyError:
+    return PolicyError([Finding(dotted(path), line, f"nested more than {MAX_DEPTH} levels deep")])
 
 
 def _root(text: str) -> yaml.Node:
     try:
+        _check_size(text)
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        message = f"not YAML: {error.problem or error.context}"
-        raise PolicyError([Finding("", mark.line + 1 if mark else 0, message)]) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise PolicyError([Finding("", 0, f"not YAML: {str(error) or 'nested too deeply'}".splitlines()[0])]) from None
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        raise _not_yaml(problem, _line(error.problem_mark)) from None
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise _not_yaml(str(error).splitlines()[0], 0) from None
     if node is None:
         raise PolicyError([Finding("", 0, "the policy is empty")])
     if not isinstance(node, yaml.MappingNode):
-        raise PolicyError([Finding("", node.start_mark.line + 1, "a policy is a mapping that starts with apiVersion")])
+        raise PolicyError([Finding("", _line(node.start_mark), "a policy is a mapping that starts with apiVersion")])
     return node
+
+
+def _check_size(text: str) -> None:
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _too_deep(_line(event.start_mark))
+        if count > MAX_NODES:
+            raise _too_large(_line(event.start_mark))
 
 
 def _problems(error: ValidationError) -> Iterator[tuple[Path, str]]:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
-        path = tuple(part for part in problem["loc"] if part != "[key]")
+        loc = problem["loc"]
+        path = loc[:-1] if loc[-1:] == ("[key]",) else loc
         if kind == "extra_forbidden":
             message = "unknown field"
         elif kind == "missing":
             message = "this field is missing"
-        elif kind == "too_short":
+        elif kind == "string_too_short":
             message = "this must not be empty"
         yield path, message[:1].lower() + message[1:] if message.startswith("Input should") else message

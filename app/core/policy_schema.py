@@ -7,8 +7,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic.alias_generators import to_camel
 
 from app.core.duration import SECOND, parse_go_duration
+from app.core.launcher import is_dns_subdomain
 from app.core.policy import Choice, Guard, Hooks, Level, Match, Mode, Policy, Rule
 from app.core.selectors import OPERATORS, LabelSelector, Requirement, compile_patterns
+from app.core.text import quoted
 
 BUILT_IN_PROFILES = frozenset({"postgresql", "mysql", "mariadb", "mongodb", "redis", "sqlserver", "script"})
 UNMANAGED = "unmanaged"
@@ -16,57 +18,65 @@ _HOUR_SECONDS = 3600
 
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
-_DNS_SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?")
 
 
 def _hook_timeout(text: str) -> str:
     if parse_go_duration(text) < SECOND:
-        raise ValueError(f"{text!r} is shorter than 1s; Velero takes 0 as 30s and waits forever on less")
+        raise ValueError(f"{quoted(text)} is shorter than 1s; Velero takes 0 as 30s and waits forever on less")
     return text
 
 
 def _whole_seconds(text: str) -> str:
     seconds, rest = divmod(parse_go_duration(text), SECOND)
     if rest or not 1 <= seconds <= _HOUR_SECONDS:
-        raise ValueError(f"{text!r} is not a number of whole seconds between 1s and 1h")
+        raise ValueError(f"{quoted(text)} is not a number of whole seconds between 1s and 1h")
     return text
 
 
 def _dns_label(text: str) -> str:
     if not _DNS_LABEL.fullmatch(text):
-        raise ValueError(f"{text!r} is no name; use up to 63 of a-z, 0-9 and -, with a letter or digit at both ends")
+        raise ValueError(
+            f"{quoted(text)} is no name; use up to 63 of a-z, 0-9 and -, with a letter or digit at both ends"
+        )
     return text
 
 
 def _label_value(text: str) -> str:
     if text and not _LABEL_NAME.fullmatch(text):
-        raise ValueError(f"{text!r} can't be the value of a label, so it would never match")
+        raise ValueError(f"{quoted(text)} can't be the value of a label, so it would never match")
     return text
 
 
 def _label_key(text: str) -> str:
     prefix, slash, name = text.rpartition("/")
-    if not _LABEL_NAME.fullmatch(name) or (slash and not _DNS_SUBDOMAIN.fullmatch(prefix)):
-        raise ValueError(f"{text!r} can't be the key of a label, so it would never match")
+    if not _LABEL_NAME.fullmatch(name) or (slash and not is_dns_subdomain(prefix)):
+        raise ValueError(f"{quoted(text)} can't be the key of a label, so it would never match")
     return text
 
 
 def _pattern(text: str) -> str:
     if not text or text != text.strip():
-        raise ValueError(f"{text!r} is no pattern for the name of a Namespace")
+        raise ValueError(f"{quoted(text)} is no pattern for the name of a Namespace")
     return text
+
+
+def _some(items: tuple[str, ...]) -> tuple[str, ...]:
+    if not items:
+        raise ValueError("this must not be empty")
+    return items
 
 
 def _unique(items: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(items)) < len(items):
         twice = next(item for index, item in enumerate(items) if item in items[:index])
-        raise ValueError(f"{twice!r} stands twice")
+        raise ValueError(f"{quoted(twice)} stands twice")
     return items
 
 
 HookTimeout = Annotated[str, AfterValidator(_hook_timeout)]
 WholeSeconds = Annotated[str, AfterValidator(_whole_seconds)]
 Name = Annotated[str, AfterValidator(_dns_label)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 LabelKey = Annotated[str, AfterValidator(_label_key)]
 LabelValue = Annotated[str, AfterValidator(_label_value)]
 Allowed = Literal["crash", "filesystem", "application", "unmanaged"]
@@ -117,7 +127,7 @@ class ExpressionDocument(_Document):
     @model_validator(mode="after")
     def _values_fit(self) -> "ExpressionDocument":
         if self.operator not in OPERATORS:
-            raise ValueError(f"operator {self.operator!r} is none of {', '.join(OPERATORS)}")
+            raise ValueError(f"operator {quoted(self.operator)} is none of {', '.join(OPERATORS)}")
         if (self.operator in ("In", "NotIn")) != bool(self.values):
             needs = "needs values" if not self.values else "takes no values"
             raise ValueError(f"operator {self.operator} {needs}")
@@ -146,7 +156,7 @@ class SelectorDocument(_Document):
 class MatchDocument(_Document):
     """What a rule applies to."""
 
-    namespaces: tuple[Annotated[str, AfterValidator(_pattern)], ...] | None = Field(default=None, min_length=1)
+    namespaces: Annotated[tuple[Pattern, ...], AfterValidator(_some)] | None = None
     namespace_selector: SelectorDocument | None = None
     template_selector: SelectorDocument | None = None
 
@@ -193,8 +203,11 @@ class RuleDocument(ChoiceDocument):
 
     @model_validator(mode="after")
     def _no_level_when_unmanaged(self) -> "RuleDocument":
-        if not self.managed and (self.level or self.profile or self.model_fields_set & {"hooks", "allow"}):
-            raise ValueError("managed: false leaves the hooks to others; level, profile, allow and hooks don't fit")
+        written = self.model_fields_set & {"hooks", "allow", "allow_profiles"}
+        if not self.managed and (self.level or self.profile or written):
+            raise ValueError(
+                "managed: false leaves the hooks to others; level, profile, allow, allowProfiles and hooks don't fit"
+            )
         return self
 
 
