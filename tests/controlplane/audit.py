@@ -15,14 +15,18 @@ _GROUPS = (
 
 
 def policy(level: str) -> Json:
-    """An audit policy that logs, at `level`, every request to the objects of interest and no other."""
+    """An audit policy that logs, at `level`, requests to the objects of interest, and all that ServiceAccounts send."""
     resources = [{"group": group, "resources": names} for group, names in _GROUPS]
     return {
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
         "omitStages": ["RequestReceived", "ResponseStarted"],
         "omitManagedFields": True,
-        "rules": [{"level": level, "resources": resources}, {"level": "None"}],
+        "rules": [
+            {"level": level, "resources": resources},
+            {"level": level, "userGroups": ["system:serviceaccounts"]},
+            {"level": "None"},
+        ],
     }
 
 
