@@ -5,6 +5,7 @@ from the Service to a port of loopback, because nothing here routes Services. A 
 ServiceAccount, so a missing permission shows.
 """
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from tests.controlplane.client import Json
 
 NAMESPACE = NAME = "vm-consistency"
 POLICY = "vm-consistency-policy"
+LAST_GOOD = "vm-consistency-last-good"
 ROOT = Path(__file__).parents[1]
 OVERLAY = ROOT / "manifests" / "overlays" / "default"
 WEBHOOK_USER = f"system:serviceaccount:{NAMESPACE}:{NAME}"
@@ -65,6 +67,20 @@ class Replica:
         text = self.ops("/metrics")[1]  # once: it may change between two readings
         [standing] = [one for one in Standing if f'vm_consistency_policy_state{{state="{one}"}} 1.0' in text]
         return standing.value
+
+    def log_lines(self) -> list[Json]:
+        """Everything that it has logged; raises ValueError for a line that is not JSON."""
+        with self.process.log.open("rb") as lines:
+            return [json.loads(line) for line in lines if line.endswith(b"\n")]  # the last one may be half written
+
+    def problems(self) -> dict[str, str] | None:
+        """The checks of /readyz that fail, with what they say; None while nothing answers."""
+        try:
+            text = self.ops("/readyz")[1]
+        except (URLError, OSError):
+            return None
+        failing = (line.removeprefix("[-] ").partition(": ") for line in text.splitlines() if line.startswith("[-] "))
+        return {check: problem for check, _, problem in failing}
 
     def is_ready(self) -> bool:
         """Whether /readyz says so."""
@@ -113,7 +129,7 @@ class Installation:
         process = self.cp.supervise(
             name,
             [sys.executable, "-m", "app", "serve"],
-            ready=lambda: holder[0].is_ready(),
+            ready=lambda: bool(holder) and holder[0].is_ready(),
             env={**os.environ, "PYTHONPATH": str(ROOT), **settings, **(env or {})},
         )
         replica = Replica(process, port, ops_port)

@@ -11,6 +11,7 @@ A test that stops the replica, routes the registration elsewhere or starts more 
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from tests.controlplane import Client, ControlPlane, make_namespace
 from tests.installation import Installation, Replica
 
+HERE = Path(__file__).parent
 SetPolicy: TypeAlias = Callable[[str | Mapping[str, object] | None], None]
 
 
@@ -27,6 +29,14 @@ class NewNamespace(Protocol):
     def __call__(
         self, prefix: str = ..., *, labels: Mapping[str, str] | None = ..., annotations: Mapping[str, str] | None = ...
     ) -> str: ...
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put test_whole_run.py last of this folder: it judges what all the others brought about."""
+    places = [place for place, item in enumerate(items) if item.path.parent == HERE]
+    ordered = sorted((items[place] for place in places), key=lambda item: item.path.name == "test_whole_run.py")
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
 
 
 DEFAULT_POLICY: Mapping[str, object] = {"default": {"level": "filesystem"}}
