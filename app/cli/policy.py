@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from app.cli.output import FINDING, Output, print_json, read_text
+from app.core.bounded_yaml import check_bounds
 from app.core.policy_load import Finding, LoadedPolicy, PolicyError, load_policy
 
 POLICY_KEY = "policy.yaml"
@@ -30,9 +31,10 @@ def load(path: Path) -> LoadedPolicy:
 def _embedded(text: str) -> tuple[str, Callable[[Finding], Finding]] | None:
     """Return the policy inside a ConfigMap's manifest, and what turns its lines into those of the manifest."""
     try:
+        check_bounds(text)
         root = yaml.compose(text, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, RecursionError):
-        return None
+    except (yaml.YAMLError, ValueError):
+        return None  # reading it as a policy tells what is wrong
     kind = _child(root, "kind")
     policy = _child(_child(root, "data"), POLICY_KEY)
     if not isinstance(kind, yaml.ScalarNode) or kind.value != "ConfigMap" or not isinstance(policy, yaml.ScalarNode):

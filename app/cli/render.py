@@ -10,6 +10,7 @@ import yaml
 
 from app.cli.output import FINDING, Output, misuse, print_json, read_settings, read_text
 from app.cli.policy import load
+from app.core.bounded_yaml import check_bounds
 from app.core.decision import Decision, decide, ignored
 from app.core.launcher import NotLauncher, PodView, recognise
 from app.core.objects import SILENT, Facts, NamespaceView, OwnerReference, VirtualMachineView
@@ -98,9 +99,8 @@ def _read(path: Path, kind: str) -> tuple[list[Object], bool]:
     """Return the objects of a file, and whether it was a List or had several documents."""
     text = read_text(path)
     try:
-        is_json = text.lstrip().startswith("{")
-        documents = [orjson.loads(text)] if is_json else list(yaml.load_all(text, Loader=yaml.CSafeLoader))
-    except (orjson.JSONDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        documents = [orjson.loads(text)] if text.lstrip().startswith("{") else _load_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
         misuse(f"{path}: {' '.join(str(error).split())}")
     documents = [document for document in documents if document is not None]
     objects: list[Any] = []
@@ -115,6 +115,11 @@ def _read(path: Path, kind: str) -> tuple[list[Object], bool]:
     if not objects and not is_list:
         misuse(f"{path}: there is no {kind} in it")
     return objects, is_list
+
+
+def _load_yaml(text: str) -> list[Any]:
+    check_bounds(text)
+    return list(yaml.load_all(text, Loader=yaml.CSafeLoader))
 
 
 def _as_json(pod: PodView, decision: Decision) -> Object:

@@ -77,7 +77,7 @@ def _auto_thaws(policy: _Fields, rules: dict[Path, _Fields]) -> Iterator[tuple[P
 
 def _hooks(parent: _Fields) -> HooksDocument | None:
     try:
-        return HooksDocument.model_validate(parent.get("hooks", {}))
+        return HooksDocument.model_validate(parent.get("hooks") or {})
     except ValidationError:
         return None  # told by the schema
 

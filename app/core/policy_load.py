@@ -4,11 +4,11 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from app.core.bounded_yaml import OutOfBounds, check_bounds, line_of
 from app.core.policy import Policy
 from app.core.policy_checks import doubts, inconsistencies
 from app.core.policy_schema import Path, PolicyDocument
@@ -17,8 +17,8 @@ from app.core.text import one_line, quoted
 MAX_NODES = 100_000
 """Aliases let a few lines of YAML stand for billions of values; a real policy has hundreds."""
 MAX_DEPTH = 32
-"""Composing goes as deep as the text does, on the C stack, where an overflow ends the process."""
 
+_UNKNOWN = "unknown field"
 _HUGE = 2**63
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 _PLAIN_KEY = re.compile(r"[\w./-]{1,80}", re.ASCII)
@@ -65,10 +65,10 @@ class _Reader:
     def read(self, node: yaml.Node, path: Path = ()) -> object:
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            raise _too_large(_line(node.start_mark), path)
+            raise _too_large(line_of(node.start_mark), path)
         if len(path) > MAX_DEPTH:
-            raise _too_deep(_line(node.start_mark), path)
-        self.lines.setdefault(path, _line(node.start_mark))
+            raise _too_deep(line_of(node.start_mark), path)
+        self.lines.setdefault(path, line_of(node.start_mark))
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if node.tag not in (_STANDARD_TAGS + "map", _STANDARD_TAGS + "seq"):
@@ -80,7 +80,7 @@ class _Reader:
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
         mapping: dict[str, object] = {}
         for key_node, value_node in node.value:
-            line = _line(key_node.start_mark)
+            line = line_of(key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
                 self.findings.append(Finding(dotted(path), line, "a key must be a plain word"))
                 continue
@@ -128,8 +128,9 @@ def load_policy(text: str) -> LoadedPolicy:
     Raises PolicyError with all findings, in the order of their lines.
     """
     reader = _Reader()
-    document = reader.read(_root(text))
-    problems = list(inconsistencies(document))
+    written = reader.read(_root(text))
+    document = _without_nulls(written)
+    problems = [*inconsistencies(document), *_unknown_nulls(written)]
     try:
         policy = PolicyDocument.model_validate_json(json.dumps(document))
     except ValidationError as error:
@@ -140,17 +141,35 @@ def load_policy(text: str) -> LoadedPolicy:
     return LoadedPolicy(policy.compiled(), _by_line(reader.finding(*doubt) for doubt in doubts(policy)))
 
 
+def _without_nulls(value: object, field: object = None) -> object:
+    """Null is absent, as everywhere in Kubernetes: a key is left empty when all below it is commented out.
+
+    Not so for keys that are no fields: without its empty value, a label would no longer narrow a selector.
+    """
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    keep = field in ("matchLabels", "profiles")
+    return {key: _without_nulls(item, key) for key, item in value.items() if keep or item is not None}
+
+
+def _unknown_nulls(written: object) -> Iterator[tuple[Path, str]]:
+    """Yield the fields that are unknown and that `_without_nulls` takes out of sight."""
+    try:
+        PolicyDocument.model_validate_json(json.dumps(written))
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_context=False):
+            if problem["type"] == "extra_forbidden" and problem["input"] is None:
+                yield problem["loc"], _UNKNOWN
+
+
 def _by_line(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.line)
 
 
 def _shown(tag: str) -> str:
     return quoted(tag.replace(_STANDARD_TAGS, "!!"))
-
-
-def _line(mark: Any) -> int:
-    """Return the line of PyYAML's mark, of which its C and its Python half have one each, or none."""
-    return int(mark.line) + 1 if mark else 0
 
 
 def _not_yaml(problem: str, line: int) -> PolicyError:
@@ -167,28 +186,20 @@ def _too_deep(line: int, path: Path = ()) -> PolicyError:
 
 def _root(text: str) -> yaml.Node:
     try:
-        _check_size(text)
+        check_bounds(text, depth=MAX_DEPTH, nodes=MAX_NODES)
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
+    except OutOfBounds as error:
+        raise PolicyError([Finding("", error.line, str(error))]) from None
     except yaml.MarkedYAMLError as error:
         problem = ", ".join(filter(None, (error.context, error.problem)))
-        raise _not_yaml(problem, _line(error.problem_mark)) from None
+        raise _not_yaml(problem, line_of(error.problem_mark)) from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise _not_yaml(str(error).splitlines()[0], 0) from None
     if node is None:
         raise PolicyError([Finding("", 0, "the policy is empty")])
     if not isinstance(node, yaml.MappingNode):
-        raise PolicyError([Finding("", _line(node.start_mark), "a policy is a mapping that starts with apiVersion")])
+        raise PolicyError([Finding("", line_of(node.start_mark), "a policy is a mapping that starts with apiVersion")])
     return node
-
-
-def _check_size(text: str) -> None:
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise _too_deep(_line(event.start_mark))
-        if count > MAX_NODES:
-            raise _too_large(_line(event.start_mark))
 
 
 def _problems(error: ValidationError) -> Iterator[tuple[Path, str]]:
@@ -197,7 +208,7 @@ def _problems(error: ValidationError) -> Iterator[tuple[Path, str]]:
         loc = problem["loc"]
         path = loc[:-1] if loc[-1:] == ("[key]",) else loc
         if kind == "extra_forbidden":
-            message = "unknown field"
+            message = _UNKNOWN
         elif kind == "missing":
             message = "this field is missing"
         elif kind == "string_too_short":

@@ -180,6 +180,13 @@ def test_files_that_do_not_fit_are_misuse(tmp_path: Path, files: Object, says: s
     assert says in ran.stderr
 
 
+def test_a_file_nested_too_deeply_is_misuse(tmp_path: Path) -> None:
+    ran = run("render", "--pod", written(tmp_path / "pod.yaml", "[" * 200_000))
+
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert "nested more than 64 levels deep" in ran.stderr
+
+
 def test_a_file_that_is_not_there_is_misuse(tmp_path: Path) -> None:
     ran = run("render", "--pod", tmp_path / "none.yaml")
 
