@@ -10,7 +10,7 @@
 
 ControlPlane: url, ca_file, kubeconfig (admin), folder, keep; client; etcd, apiserver, virt_controller (Process);
   kubectl(*args, input=None, kubeconfig=None) -> str; token_for(ns, sa); kubeconfig_for(ns, sa);
-  write_kubeconfig(path, token); audit_position();
+  write_kubeconfig(path, token); metric(name, **labels), virt_controller_metric(name, **labels); audit_position();
   audit_events(since=, verb=, user=, resource=, namespace=, name=, subresource=);
   port() -> Port; supervise(name, command, ready=, env=) -> Process, a process of the caller's that ends with it all.
 Process: start(), stop(), kill(), pause(), resume(), restart(), launch(), wait_ready(), terminate(), exit_code(); alive,

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from tests.controlplane import audit, kubevirt
+from tests.controlplane import audit, kubevirt, metrics
 from tests.controlplane.build import ensure_all
 from tests.controlplane.client import Client, Json
 from tests.controlplane.processes import Port, Process, accepts, unwind_on_sigterm
@@ -50,6 +50,7 @@ class ControlPlane:
     etcd: Process
     apiserver: Process
     virt_controller: Process
+    _virt_controller_port: Port
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class ControlPlane:
 
     def start_virt_controller(self) -> Process:
         """Start KubeVirt's virt-controller and return when it leads and its controllers run."""
-        port = self.port()
+        self._virt_controller_port = port = self.port()
         user = self.folder / "virt-controller.kubeconfig"
         self.write_kubeconfig(user, self._tokens[kubevirt.CONTROLLER_USER])
         # Any pair does for its metrics port; kube-apiserver has made one for this address.
@@ -137,6 +138,14 @@ class ControlPlane:
             env={**os.environ, **kubevirt.CONTROLLER_ENVIRONMENT},
         )
         return self.virt_controller.start()
+
+    def metric(self, name: str, /, **labels: str) -> float:
+        """The sum of kube-apiserver's samples of `name` that carry all of `labels`."""
+        return metrics.total(self.client.request("GET", "/metrics").text, name, labels)
+
+    def virt_controller_metric(self, name: str, /, **labels: str) -> float:
+        """The same of virt-controller."""
+        return metrics.total(kubevirt.metrics(self._virt_controller_port, self.ca_file), name, labels)
 
     def kubectl(self, *args: str | Path, input: str | None = None, kubeconfig: Path | None = None) -> str:  # noqa: A002
         """Run kubectl as admin (or with `kubeconfig`) and return what it prints; raises KubectlError."""

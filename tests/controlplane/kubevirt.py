@@ -54,6 +54,16 @@ def controller_flags(kubeconfig: Path, port: Port, certificate: Path) -> list[st
 
 def leads(port: Port, ca_file: Path) -> bool:
     """Whether virt-controller holds the lease and runs its controllers; raises OSError while it does not answer."""
+    return bool(json.loads(_page(port, "/leader", ca_file))["apiserver"]["leader"] == "true")
+
+
+def metrics(port: Port, ca_file: Path) -> str:
+    """virt-controller's metrics; raises OSError while it does not answer."""
+    return _page(port, "/metrics", ca_file).decode()
+
+
+def _page(port: Port, path: str, ca_file: Path) -> bytes:
     context = ssl.create_default_context(cafile=str(ca_file))
-    with urlopen(f"https://127.0.0.1:{port}/leader", timeout=1, context=context) as answer:
-        return bool(json.load(answer)["apiserver"]["leader"] == "true")
+    with urlopen(f"https://127.0.0.1:{port}{path}", timeout=1, context=context) as answer:
+        content: bytes = answer.read()
+        return content
