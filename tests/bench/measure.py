@@ -1,0 +1,96 @@
+"""The measurements: contenders in turn, round by round."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+
+from tests.bench.rivals import Load
+from tests.bench.stage import GO, LIMIT, NONE, OURS, POLICY, Stage
+from tests.controlplane.progress import say
+
+DIRECT = (OURS, GO, LIMIT)
+CREATES = (NONE, LIMIT, OURS, POLICY, GO)
+
+_SETTLE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to measure."""
+
+    rounds: int = 5
+    seconds: float = 4.0
+    warm_up: float = 1.0
+    starts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """The rounds of every contender, in the same order."""
+
+    loads: dict[str, list[Load]]
+
+    def median(self, contender: str) -> Load:
+        """The median of each figure."""
+        loads = self.loads[contender]
+        figures = zip(*(astuple(load) for load in loads), strict=True)
+        return Load(*map(statistics.median, figures))
+
+    def ratio(self, one: str, other: str, figure: Callable[[Load], float]) -> float:
+        """The median, over the rounds, of the ratio within a round: what slows both down cancels out."""
+        pairs = zip(self.loads[one], self.loads[other], strict=True)
+        return statistics.median(figure(first) / figure(second) for first, second in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Everything that was measured; times in seconds, memory in MB (10^6 bytes)."""
+
+    direct: Rounds
+    creates: Rounds
+    ready: list[float]
+    idle: list[float]
+    loaded: float
+    plan: Plan = field(default_factory=Plan)
+
+
+def run(stage: Stage, plan: Plan) -> Results:
+    """Measure everything on a stage."""
+    direct = _rounds("direct", DIRECT, plan, stage.direct)
+    through_apiserver = _rounds("creates through kube-apiserver", CREATES, plan, stage.creates)
+    loaded = resident(stage.webhooks[OURS].process.pid)
+    ready, idle = _starts(stage, plan.starts)
+    return Results(direct, through_apiserver, ready, idle, loaded, plan)
+
+
+def _rounds(what: str, contenders: Sequence[str], plan: Plan, measure: Callable[[str, float, float], Load]) -> Rounds:
+    loads: dict[str, list[Load]] = {name: [] for name in contenders}
+    for number in range(plan.rounds):
+        for name in contenders:
+            load = measure(name, plan.seconds, plan.warm_up)
+            say(f"{what}, round {number + 1} of {plan.rounds}: {name}: {load.per_second:,.0f}/s")
+            loads[name].append(load)
+    return Rounds(loads)
+
+
+def _starts(stage: Stage, times: int) -> tuple[list[float], list[float]]:
+    """Start the webhook anew: seconds until it is ready, and its memory once it has nothing more to do."""
+    process = stage.webhooks[OURS].process
+    ready, idle = [], []
+    with stage.admission(OURS):  # not ready without its registration
+        for _ in range(times):
+            process.stop()
+            started = time.monotonic()
+            process.start()
+            ready.append(time.monotonic() - started)
+            time.sleep(_SETTLE_SECONDS)
+            idle.append(resident(process.pid))
+    return ready, idle
+
+
+def resident(pid: int) -> float:
+    """The resident set of a process in MB."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) * 1024 / 1e6

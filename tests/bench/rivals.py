@@ -1,0 +1,71 @@
+"""The rivals and the load generator, built like the parts of the control plane."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.controlplane.build import Part, ensure
+
+RIVALS = Part(
+    "rivals",
+    Path(__file__).parent / "rivals",
+    {"controllerruntime": "./controllerruntime", "sameanswer": "./sameanswer", "load": "./load"},
+)
+
+CONNECTIONS = 8
+
+
+class LoadError(Exception):
+    """Some answers were not what they should be, so the figures would mean nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run of the load generator measured; latencies, and CPU time per request, in milliseconds."""
+
+    per_second: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A POST that is sent again and again; `expect` stands in every good answer."""
+
+    url: str
+    body: Path
+    ca: Path
+    expect: str
+    token: Path | None = None
+
+    def load(self, servers: Iterable[int], seconds: float, warm_up: float) -> Load:
+        """Send it over CONNECTIONS connections for `seconds`; `servers` are the processes whose CPU time counts.
+
+        Raises LoadError if any answer was wrong.
+        """
+        token = ["-token", str(self.token)] if self.token else []
+        command = [
+            str(ensure(RIVALS)["load"]),
+            *("-url", self.url, "-body", str(self.body), "-ca", str(self.ca), "-expect", self.expect, *token),
+            *("-connections", str(CONNECTIONS), "-warm-up", f"{warm_up}s", "-duration", f"{seconds}s"),
+        ]
+        pids = list(servers)
+        before = sum(map(_cpu_milliseconds, pids))
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        used = sum(map(_cpu_milliseconds, pids)) - before
+        seen = json.loads(ran.stdout)
+        if seen["failed"] or not seen["requests"]:
+            raise LoadError(
+                f"{self.url}: {seen['failed']} of {seen['failed'] + seen['requests']}: {seen.get('reason')}"
+            )
+        return Load(seen["perSecond"], seen["p50Milliseconds"], seen["p99Milliseconds"], used / seen["sent"])
+
+
+def _cpu_milliseconds(pid: int) -> float:
+    """User and system time of a process so far (proc(5), fields 14 and 15 of stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
