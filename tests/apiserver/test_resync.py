@@ -30,6 +30,21 @@ POLICY = {
 }
 
 
+@pytest.fixture(scope="module")
+def installation() -> Iterator[Installation]:
+    """A cluster for these tests alone: they wait for virt-controller to have nothing left to do.
+
+    In the shared one it keeps trying instances that other tests forged.
+    """
+    with ControlPlane() as cp:
+        cp.install_kubevirt()
+        cp.start_virt_controller()
+        installed = Installation(cp)
+        installed.apply()
+        installed.start()
+        yield installed
+
+
 @dataclass(frozen=True)
 class Touched:
     """What twenty touches left, and what was there before."""
