@@ -53,6 +53,29 @@ def installation(control_plane: ControlPlane) -> Iterator[Installation]:
     installed.remove()
 
 
+@pytest.fixture(scope="package")
+def apart(request: pytest.FixtureRequest) -> Iterator[Installation]:
+    """The product on another control plane with virt-controller, where a test may have the API server see failures."""
+    with ControlPlane() as cp:
+        cp.install_kubevirt()
+        cp.start_virt_controller()
+        installed = Installation(cp)
+        installed.apply()
+        installed.start()
+        installed.change_policy(DEFAULT_POLICY)
+        yield installed
+        installed.remove()
+        cp.keep |= request.session.testsfailed > 0
+
+
+@pytest.fixture
+def namespace_apart(apart: Installation) -> str:
+    """A namespace of this test's own, there."""
+    name = f"apart-{secrets.token_hex(3)}"
+    apart.cp.client.create(make_namespace(name))
+    return name
+
+
 @pytest.fixture
 def replica(installation: Installation) -> Replica:
     """The replica that the API server calls."""
