@@ -17,6 +17,11 @@ def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     Its folder with the logs stays when a test of the session failed. A test that changes cluster-wide objects or
     kills a part puts things right again, or starts a `ControlPlane` of its own.
     """
+    yield from kubevirt_cluster(request)
+
+
+def kubevirt_cluster(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    """The same for a fixture of another scope: for tests that other tests' migrations or forgeries would disturb."""
     with ExitStack() as stack:
         with _visible(request):  # the first build takes minutes
             control_plane = stack.enter_context(ControlPlane())

@@ -27,16 +27,26 @@ from tests.controlplane import (
     stand_in_waiting_data_volume,
     wait_for,
 )
+from tests.controlplane.fixtures import kubevirt_cluster
 
 NAMESPACE = "control-plane-itself"
 
 
+@pytest.fixture(scope="module")
+def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    """One for this module alone: KubeVirt runs five migrations at a time, and those of other tests never end."""
+    yield from kubevirt_cluster(request)
+
+
+@pytest.fixture(scope="module")
+def client(control_plane: ControlPlane) -> Client:
+    return control_plane.client
+
+
 @pytest.fixture(scope="module", autouse=True)
-def namespace(client: Client) -> Iterator[str]:
+def namespace(client: Client) -> str:
     client.create(make_namespace(NAMESPACE))
-    yield NAMESPACE
-    for vm in client.list("virtualmachines", NAMESPACE):
-        client.delete("virtualmachines", vm["metadata"]["name"], NAMESPACE)
+    return NAMESPACE
 
 
 def test_a_virtual_machine_gets_a_launcher_pod_with_the_five_hook_keys_of_kubevirt(client: Client) -> None:
