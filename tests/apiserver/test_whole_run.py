@@ -36,7 +36,7 @@ ASKED = {
     ("get", "configmaps"),
     ("patch", "configmaps"),
     ("list", "secrets"),
-    ("update", "secrets"),
+    ("patch", "secrets"),
     ("list", "mutatingwebhookconfigurations"),
     ("patch", "mutatingwebhookconfigurations"),
 }
@@ -83,8 +83,8 @@ def test_virtual_machines_that_nobody_has_seen_may_be_looked_up(
 
     assert annotations(pod)[EFFECTIVE_LEVEL] == "filesystem"
     wanted = {"user": WEBHOOK_USER, "verb": "get", "resource": "virtualmachines", "name": "gone"}
-    [asked] = wait_for(lambda: control_plane.audit_events(since=since, **wanted), what="the request in the audit log")
-    assert _code(asked) == 404
+    asked = wait_for(lambda: control_plane.audit_events(since=since, **wanted), what="the request in the audit log")
+    assert {_code(event) for event in asked} == {404}
 
 
 def test_the_api_server_could_always_use_the_registration(control_plane: ControlPlane) -> None:
@@ -98,7 +98,9 @@ def test_the_api_server_could_always_use_the_registration(control_plane: Control
 
 
 def test_it_could_also_where_the_webhook_was_made_to_fail(apart: Installation) -> None:
-    assert apart.cp.metric("apiserver_admission_match_condition_evaluation_seconds_count", name=WEBHOOK) > 0
+    apart.cp.client.create(pod_like_a_launcher("default", None), dry_run=True)  # so that there is one in any case
+
+    assert apart.cp.metric("apiserver_admission_webhook_request_total", name=WEBHOOK) > 0
     assert apart.cp.metric("apiserver_admission_match_condition_evaluation_errors_total", name=WEBHOOK) == 0
 
 
