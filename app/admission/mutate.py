@@ -5,7 +5,7 @@ from typing import Any
 from app.admission.ports import FactsSource, LookupFailed, PolicySource
 from app.admission.review import AdmissionRequest, MalformedReview
 from app.core.constants import KubeVirtNames
-from app.core.decision import Decision, Reason, decide, ignored, keep, unchanged
+from app.core.decision import Decision, Reason, decide, discarding, ignored, keep, undecided
 from app.core.launcher import NotLauncher, PodView, recognise
 
 CREATE = "CREATE"
@@ -28,12 +28,14 @@ class PodMutator:
         if request.operation == UPDATE:
             return keep(_pod(request, request.old_object), pod, self._names)
         vmi = recognise(pod, self._names)
+        if vmi is NotLauncher.EPHEMERAL:
+            return discarding(pod, ignored(vmi))
         if isinstance(vmi, NotLauncher):
             return ignored(vmi)
         try:
             facts = await self._facts.facts(pod.namespace, vmi)
         except LookupFailed as error:
-            return unchanged(Reason.LOOKUP_FAILED, str(error))
+            return undecided(pod, Reason.LOOKUP_FAILED, str(error))
         return decide(pod, vmi, facts, self._policies.current(), self._names)
 
 

@@ -29,7 +29,6 @@ class AdmissionRequest:
     resource: str
     """Plural name, with its API group in front where it has one, and its subresource behind a slash."""
     namespace: str
-    username: str
     dry_run: bool
     object: dict[str, Any] | None
     old_object: dict[str, Any] | None
@@ -51,7 +50,6 @@ def decode_review(body: bytes) -> AdmissionRequest:
         operation=_text(request, "operation"),
         resource=_resource(request),
         namespace=_text(request, "namespace", required=False),
-        username=_text(_map(request, "userInfo") or {}, "username", required=False),
         dry_run=request.get("dryRun") is True,
         object=_map(request, "object"),
         old_object=_map(request, "oldObject"),

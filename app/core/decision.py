@@ -1,4 +1,4 @@
-"""What to do with a pod. The webhook, the reconciler and the command line all come through here."""
+"""What to do with a pod. Whoever asks, the webhook or the command line, comes through here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -76,9 +76,22 @@ def ignored(reason: NotLauncher) -> Decision:
     return Decision(Action.IGNORED, reason)
 
 
-def unchanged(reason: Reason, trouble: str) -> Decision:
-    """The decision where something stands in the way of a good one: leave the pod alone and say so."""
-    return Decision(Action.NONE, reason, trouble=one_line(f"hooks left as they are: {trouble}"))
+def undecided(pod: PodView, reason: Reason, trouble: str) -> Decision:
+    """The decision where something stands in the way of a good one: leave the hooks alone and say so."""
+    return discarding(pod, Decision(Action.NONE, reason, trouble=one_line(f"hooks left as they are: {trouble}")))
+
+
+def discarding(pod: PodView, decision: Decision) -> Decision:
+    """Complete a decision that leaves the hooks as they come: a record that comes in is discarded all the same.
+
+    Later UPDATEs would keep what it vouches for.
+    """
+    current = pod.annotations or {}
+    own = {key: current[key] for key in HOOK_KEYS if key in current}
+    patch = annotation_patch(pod.annotations, own)
+    if not patch:
+        return decision
+    return replace(decision, action=Action.PATCH, patch=patch, annotations=patched(pod.annotations, own))
 
 
 def decide(pod: PodView, vmi: OwnerReference, facts: Facts, state: PolicyState, names: KubeVirtNames) -> Decision:
@@ -86,7 +99,7 @@ def decide(pod: PodView, vmi: OwnerReference, facts: Facts, state: PolicyState, 
     policy = state.policy
     if policy is None:
         reason = Reason.POLICY_UNKNOWN if state.error is None else Reason.POLICY_INVALID
-        return unchanged(reason, f"the policy can't be used: {state.error or 'it has not been read yet'}")
+        return undecided(pod, reason, f"the policy can't be used: {state.error or 'it has not been read yet'}")
     selection = select_level(policy, facts, pod, names)
     if selection.level is None:
         decided_by, refusals = selection.decided_by, selection.refusals
@@ -111,11 +124,15 @@ def keep(old: PodView, new: PodView, names: KubeVirtNames) -> Decision:
     """
     if new.terminating:
         return ignored(NotLauncher.TERMINATING)
-    if not isinstance(recognise(old, names), NotLauncher):
+    was = recognise(old, names)
+    # Anyone may annotate a launcher so that it looks like a temporary pod; an honest one never has a record.
+    if isinstance(was, OwnerReference) or was is NotLauncher.EPHEMERAL:
         before = old.annotations or {}
         return _kept(new, before) if is_intact(before) else _without_news(new, before)
     now = recognise(new, names)
-    return ignored(now) if isinstance(now, NotLauncher) else _without_news(new, {})
+    if isinstance(now, NotLauncher) and now is not NotLauncher.EPHEMERAL:
+        return ignored(now)
+    return _without_news(new, {})
 
 
 def _kept(new: PodView, before: Mapping[str, str]) -> Decision:
@@ -152,5 +169,5 @@ def _written(pod: PodView, own: Mapping[str, str], decision: Decision) -> Decisi
         return replace(decision, action=action, reason=reason)
     annotations = patched(pod.annotations, own)
     if is_too_large(annotations):
-        return unchanged(Reason.TOO_LARGE, f"the pod's annotations would exceed {MAX_ANNOTATIONS_BYTES} bytes")
+        return undecided(pod, Reason.TOO_LARGE, f"the pod's annotations would exceed {MAX_ANNOTATIONS_BYTES} bytes")
     return replace(decision, patch=patch, annotations=annotations)

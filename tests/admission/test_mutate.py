@@ -11,11 +11,12 @@ import pytest
 from app.admission.mutate import PodMutator, warnings_for
 from app.admission.ports import LookupFailed
 from app.admission.review import MalformedReview, encode_review
-from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, LEVEL, UPSTREAM, KubeVirtNames
+from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, LEVEL, PRE, UPSTREAM, KubeVirtNames
 from app.core.decision import Action, Decision, Reason
 from app.core.launcher import NotLauncher
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import BUILT_IN, Level, Policy, PolicyState, Standing
+from app.core.record import with_record
 from tests.admission.support import SAMPLE, make_request
 from tests.factories import (
     NAME,
@@ -162,6 +163,34 @@ async def test_failed_lookup_leaves_the_pod_as_it_is_and_says_so() -> None:
     decision = await Webhook(LookupFailed("the API server\ngave no answer in 2 s")).mutate()
     assert (decision.action, decision.reason, decision.patch) == (Action.NONE, Reason.LOOKUP_FAILED, [])
     assert decision.warnings == ["hooks left as they are: the API server gave no answer in 2 s"]
+
+
+FORGED = with_record({PRE + "command": '["/bin/evil"]'}, Level.CRASH, None, "vm")
+
+
+@pytest.mark.parametrize(
+    ("webhook", "marked"),
+    [
+        pytest.param(Webhook(LookupFailed("late")), {}, id="lookup-failed"),
+        pytest.param(Webhook(policy=PolicyState(Standing.INVALID, error="bad")), {}, id="invalid-policy"),
+        pytest.param(Webhook(policy=PolicyState()), {}, id="unknown-policy"),
+        pytest.param(Webhook(), {UPSTREAM.ephemeral_annotation: "true"}, id="temporary-pod"),
+    ],
+)
+async def test_where_nothing_is_decided_a_record_that_comes_in_is_discarded(
+    webhook: Webhook, marked: dict[str, str]
+) -> None:
+    """Or else UPDATEs would keep what it vouches for."""
+    others = {**marked, "other": "x"}
+    pod = make_pod(annotations={**FORGED, **others})
+    decision = await webhook.mutate(object=pod)
+    assert annotations_after(pod, decision) == {PRE + "command": '["/bin/evil"]', **others}
+
+
+async def test_in_audit_mode_nothing_is_written() -> None:
+    policy = make_policy(mode="audit", default={"level": "crash"})
+    decision = await Webhook(policy=policy).mutate(object=make_pod(annotations=FORGED))
+    assert decision.patch == []
 
 
 async def test_fault_of_ours_is_not_taken_for_a_failed_lookup() -> None:

@@ -36,7 +36,6 @@ def test_sample() -> None:
         operation="CREATE",
         resource="pods",
         namespace=request["namespace"],
-        username=request["userInfo"]["username"],
         dry_run=False,
         object=request["object"],
         old_object=None,
@@ -67,10 +66,6 @@ def test_resource(fields: dict[str, Any], resource: str) -> None:
 @pytest.mark.parametrize("field", ["namespace", "userInfo", "dryRun", "object", "oldObject", "options", "requestKind"])
 def test_fields_that_may_be_absent(field: str) -> None:
     assert make_request(**{field: None}).uid == SAMPLE["request"]["uid"]
-
-
-def test_user_without_a_name() -> None:
-    assert make_request(userInfo={}).username == ""
 
 
 @pytest.mark.parametrize(
@@ -108,8 +103,6 @@ def test_what_is_no_review(body: bytes, says: str) -> None:
             for value in ("", 5, None)
         ),
         ("namespace", 5, "request.namespace must be a string"),
-        ("userInfo", "root", "request.userInfo must be an object"),
-        ("userInfo", {"username": ["root"]}, "request.username must be a string"),
         ("resource", "pods", "request.resource must be an object"),
         ("object", [], "request.object must be an object"),
         ("oldObject", "x", "request.oldObject must be an object"),

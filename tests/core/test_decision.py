@@ -21,7 +21,7 @@ from app.core.constants import (
     RECORD_KEYS,
     UPSTREAM,
 )
-from app.core.decision import Action, Decision, Reason, decide, ignored, unchanged
+from app.core.decision import Action, Decision, Reason, decide, ignored, undecided
 from app.core.hooks import kubevirt_hooks
 from app.core.launcher import NotLauncher, recognise
 from app.core.policy import BUILT_IN, Level, PolicyState, Standing
@@ -243,7 +243,7 @@ class TestSize:
     "text", ["two\nlines", "bell \x07", "\x1b[31mred", "x" * 100_000, "line\u2028separator", "\ud800"]
 )
 def test_trouble_is_one_printable_line(text: str) -> None:
-    (warning,) = unchanged(Reason.LOOKUP_FAILED, text).warnings
+    (warning,) = undecided(view(make_pod()), Reason.LOOKUP_FAILED, text).warnings
     assert warning.startswith("hooks left as they are: ")
     assert warning.isprintable()
     assert len(warning) <= 1024

@@ -191,10 +191,20 @@ def test_terminating_pod_is_left_alone(was: dict[str, Any], old: Annotations | N
     assert decision == Decision(Action.IGNORED, NotLauncher.TERMINATING)
 
 
-def test_ephemeral_pod_is_ignored() -> None:
+def test_a_temporary_pod_stays_as_it_is() -> None:
     temporary = {**KUBEVIRT, UPSTREAM.ephemeral_annotation: "true"}
-    decision, _ = update(temporary, {**temporary, "a": "b"})
-    assert decision == Decision(Action.IGNORED, NotLauncher.EPHEMERAL)
+    decision, after = update(temporary, {**temporary, "a": "b"})
+    assert (decision.action, decision.patch) == (Action.NONE, [])
+    assert after == {**temporary, "a": "b"}
+
+
+@pytest.mark.parametrize("old", [FILESYSTEM, CRASH, KUBEVIRT], ids=["filesystem", "crash", "no-record"])
+def test_a_launcher_that_was_made_to_look_temporary_takes_no_record(old: Annotations) -> None:
+    """The annotation is not ours, so an UPDATE that adds or removes it alone is not even sent."""
+    disguised = {**old, UPSTREAM.ephemeral_annotation: "true"}
+    _, after = update(disguised, {**without(disguised, *OWN_KEYS), **FORGED})
+    assert record(after) == record(old)
+    assert own(after) == own(old) or old is KUBEVIRT
 
 
 def test_annotation_that_marks_a_pod_ephemeral_does_not_free_its_hooks() -> None:
@@ -222,7 +232,11 @@ def test_level_of_a_forged_record_that_is_none_is_not_passed_on() -> None:
     assert own(after) == forged
 
 
-def test_no_room_to_restore() -> None:
-    decision, after = update(FILESYSTEM, {"big": "x" * (MAX_ANNOTATIONS_BYTES - 3)})
-    assert (decision.action, decision.reason, decision.patch) == (Action.NONE, Reason.TOO_LARGE, [])
-    assert list(after) == ["big"]
+@pytest.mark.parametrize("forged", [FORGED, {}], ids=["forged", "none"])
+def test_no_room_to_restore_and_none_for_a_record_that_comes_in(forged: Annotations) -> None:
+    size = sum(len(key) + len(value) for key, value in forged.items())
+    decision, after = update(FILESYSTEM, {**forged, "big": "x" * (MAX_ANNOTATIONS_BYTES - 3 - size)})
+    assert decision.reason is Reason.TOO_LARGE
+    assert decision.warnings
+    assert record(after) == {}
+    assert (hooks(after), len(after["big"])) == (hooks(forged), MAX_ANNOTATIONS_BYTES - 3 - size)
