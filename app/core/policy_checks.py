@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from app.core.duration import SECOND, parse_go_duration
 from app.core.policy import Hooks
-from app.core.policy_schema import BUILT_IN_PROFILES, ChoiceDocument, HooksDocument, Path, PolicyDocument
+from app.core.policy_schema import BUILT_IN_PROFILES, ChoiceDocument, HooksDocument, Path, PolicyDocument, RuleDocument
 from app.core.text import quoted
 
 _APPLICATION = "application"
@@ -103,21 +103,29 @@ def doubts(policy: PolicyDocument) -> Iterator[tuple[Path, str]]:
     for path, choice in _choices(policy):
         if choice.level == _APPLICATION:
             yield (*path, "level"), "level application is not part of this version: the next source decides"
+    guards = [set[str](choice.allow) for _, choice in _choices(policy) if choice.allow is not None]
     for index, rule in enumerate(policy.rules):
         path = ("rules", index)
-        guards = rule.allow is not None or rule.allow_profiles is not None
-        if guards and rule.match.template_selector is not None:
-            scope = rule.match.namespaces is not None or rule.match.namespace_selector is not None
-            field = "allow" if rule.allow is not None else "allowProfiles"
-            yield (
-                (*path, field),
-                "templateSelector does not guard, tenants write template labels: "
-                + ("this holds for every VM in the namespaces that match" if scope else "this has no effect"),
-            )
+        if rule.match.template_selector is not None:
+            yield from _open_to_tenants(path, rule, guards)
         if rule.hooks.require_frozen:
             yield (*path, "hooks", "requireFrozen"), _NO_REQUIRE_FROZEN
     if policy.hooks.require_frozen:
         yield ("hooks", "requireFrozen"), _NO_REQUIRE_FROZEN
+
+
+def _open_to_tenants(path: Path, rule: RuleDocument, guards: list[set[str]]) -> Iterator[tuple[Path, str]]:
+    """What a rule with a templateSelector gives away: tenants write the labels of their templates."""
+    if rule.allow is not None or rule.allow_profiles is not None:
+        scoped = rule.match.namespaces is not None or rule.match.namespace_selector is not None
+        field = "allow" if rule.allow is not None else "allowProfiles"
+        holds = "this holds for every VM in the namespaces that match" if scoped else "this has no effect"
+        yield (*path, field), f"templateSelector does not guard, tenants write template labels: {holds}"
+    if not rule.managed:
+        yield (*path, "managed"), "whoever may write a VM's template labels can take it out of the policy"
+    if rule.level is not None and any(rule.level not in guard for guard in guards):
+        message = f"whoever may write a VM's template labels gets level {rule.level}, which allow excludes elsewhere"
+        yield (*path, "level"), message
 
 
 def _choices(policy: PolicyDocument) -> Iterator[tuple[Path, ChoiceDocument]]:

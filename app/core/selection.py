@@ -16,6 +16,7 @@ TEMPLATE = "template"
 SKIP = "skip-backup-hooks"
 NAMESPACE = "namespace"
 BUILT_IN = "built-in"
+_TEMPLATE_WHERE = "the VM's spec.template.metadata"
 _SOURCES = frozenset({VM, TEMPLATE, SKIP, NAMESPACE, "default", BUILT_IN})
 
 
@@ -32,6 +33,7 @@ class Refused(StrEnum):
     PROFILE_WITHOUT_LEVEL = "profile-without-level"
     NOT_A_BOOLEAN = "not-a-boolean"
     UNMANAGED_NOT_ALLOWED = "unmanaged-not-allowed"
+    MANAGED_IN_TEMPLATE = "managed-in-template"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,11 @@ class _Selector:
         self.refusals.append(Refusal(source, reason, message))
 
     def _hands_off(self) -> str | None:
+        if self.template.managed is not None:
+            message = (
+                f"{_TEMPLATE_WHERE}: {MANAGED} has no effect here; write it on the VM itself or the Namespace"
+            )
+            self._refuse(TEMPLATE, Refused.MANAGED_IN_TEMPLATE, message)
         if not self.choice.managed:
             return self.choice.source
         for source, where, wishes in (
@@ -151,7 +158,7 @@ class _Selector:
 
     def _asks(self) -> Iterator[_Ask]:
         yield from self._annotated(VM, self.owner_where, self.owner)
-        yield from self._annotated(TEMPLATE, "the VM's spec.template.metadata", self.template)
+        yield from self._annotated(TEMPLATE, _TEMPLATE_WHERE, self.template)
         if self._boolean(SKIP, self.owner_where, self.names.skip_annotation, self.owner.skip):
             yield _Ask(SKIP, f"{self.owner_where}: {self.names.skip_annotation}", Level.CRASH)
         yield from self._annotated(NAMESPACE, self.namespace_where, self.facts.namespace.wishes)

@@ -97,6 +97,11 @@ class TestManaged:
         assert (selection.level is None) is (decided_by is not None)
         assert selection.refusals == ()
 
+    def test_in_the_template_it_has_no_effect_and_that_is_said(self) -> None:
+        selection = select(make_facts(), self.ALLOWING, launcher(HANDS_OFF))
+        assert selection.level is Level.FILESYSTEM
+        assert refused(selection) == [("template", Refused.MANAGED_IN_TEMPLATE)]
+
     @pytest.mark.parametrize("policy", [REFUSING, make_policy(), make_policy(default={"allow": []})])
     @pytest.mark.parametrize(
         ("facts", "source"),
