@@ -54,7 +54,9 @@ def serve(
 @cli.command()
 def render(
     pod: Annotated[Path, typer.Option(metavar="FILE", help="A launcher pod, or a List; - is standard input.")],
-    vm: FileOption = None,
+    vm: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its VirtualMachine, or its instance where no VM controls it.")
+    ] = None,
     namespace: FileOption = None,
     policy: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the built-in policy.")] = None,
     output: OutputOption = Output.TEXT,

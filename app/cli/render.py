@@ -13,11 +13,19 @@ from app.cli.policy import load
 from app.core.bounded_yaml import check_bounds
 from app.core.decision import Decision, decide, ignored
 from app.core.launcher import NotLauncher, PodView, recognise
-from app.core.objects import SILENT, Facts, NamespaceView, OwnerReference, VirtualMachineView
+from app.core.objects import (
+    SILENT,
+    Facts,
+    NamespaceView,
+    OwnerReference,
+    VirtualMachineInstanceView,
+    VirtualMachineView,
+)
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.core.policy_load import PolicyError
 
 Object = dict[str, Any]
+Owner = VirtualMachineView | VirtualMachineInstanceView
 
 
 def run(*, pod: Path, vm: Path | None, namespace: Path | None, policy: Path | None, output: Output) -> None:
@@ -42,21 +50,28 @@ class _Rendering:
     def __init__(self, state: PolicyState, vm: Path | None, namespace: Path | None) -> None:
         self._names = read_settings().names
         self._state = state
-        self._vms = {view.name: view for view in (self._vm(item) for item in _maybe(vm, "VirtualMachine"))}
-        namespaces = (NamespaceView.from_metadata(item["metadata"]) for item in _maybe(namespace, "Namespace"))
-        self._namespaces = {view.name: view for view in namespaces}
-        self._unused = {f"{vm}: VirtualMachine {name}" for name in self._vms}
-        self._unused |= {f"{namespace}: Namespace {name}" for name in self._namespaces}
-        self._sources = (vm, namespace)
+        self._owners = [self._owner(item) for item in _maybe(vm, self._names.machine_kind, self._names.instance_kind)]
+        spaces = [NamespaceView.from_metadata(item["metadata"]) for item in _maybe(namespace, "Namespace")]
+        self._namespaces = {view.name: view for view in spaces}
+        self._unused = {id(view): f"{vm}: {self._kind(view)} {view.name}" for view in self._owners}
+        self._unused |= {id(view): f"{namespace}: Namespace {view.name}" for view in self._namespaces.values()}
 
-    def _vm(self, item: Object) -> VirtualMachineView:
-        return VirtualMachineView.from_metadata(item["metadata"], self._names)
+    def _owner(self, item: Object) -> Owner:
+        is_instance = item.get("kind") == self._names.instance_kind
+        view = VirtualMachineInstanceView if is_instance else VirtualMachineView
+        return view.from_metadata(item["metadata"], self._names)
+
+    def _kind(self, view: Owner) -> str:
+        return self._names.machine_kind if isinstance(view, VirtualMachineView) else self._names.instance_kind
 
     def of(self, item: Object, source: Path) -> tuple[PodView, Decision]:
         """Return the pod and the decision on it."""
         fallback = next(iter(self._namespaces)) if len(self._namespaces) == 1 else "default"
+        namespace = item["metadata"].get("namespace") or fallback
+        if not isinstance(namespace, str):
+            misuse(f"{source}: metadata.namespace must be a string")
         try:
-            pod = PodView.from_object(item, item["metadata"].get("namespace") or fallback)
+            pod = PodView.from_object(item, namespace)
         except ValueError as error:
             misuse(f"{source}: {error}")
         owner = recognise(pod, self._names)
@@ -65,19 +80,21 @@ class _Rendering:
         return pod, decide(pod, owner, self._facts(pod, owner), self._state, self._names)
 
     def _facts(self, pod: PodView, owner: OwnerReference) -> Facts:
-        vm_file, namespace_file = self._sources
-        vm = self._vms.get(owner.name)
-        if vm is not None and vm.namespace not in ("", pod.namespace):
-            vm = None
-        self._unused -= {f"{vm_file}: VirtualMachine {owner.name}"} if vm else set()
-        self._unused -= {f"{namespace_file}: Namespace {pod.namespace}"}
-        namespace = self._namespaces.get(pod.namespace) or NamespaceView(pod.namespace, {}, SILENT)
-        return Facts(namespace, vm=vm)
+        namespace = self._namespaces.get(pod.namespace)
+        here = [view for view in self._owners if view.name == owner.name and view.namespace in ("", pod.namespace)]
+        vm = next((view for view in here if isinstance(view, VirtualMachineView)), None)
+        vmi = next((view for view in here if isinstance(view, VirtualMachineInstanceView)), None)
+        for used in (namespace, vm, vmi):
+            self._unused.pop(id(used), None)
+        if vm is not None:  # the instance that this VM would control
+            machine = OwnerReference(owner.api_version, self._names.machine_kind, vm.name, vm.uid)
+            vmi = VirtualMachineInstanceView(pod.namespace, owner.name, owner.uid, machine, SILENT)
+        return Facts(namespace or NamespaceView(pod.namespace, {}, SILENT), vmi, vm)
 
     def check_that_all_were_used(self, source: Path) -> None:
         """A file that fits no pod would change nothing, silently."""
         if self._unused:
-            misuse(f"{', '.join(sorted(self._unused))} fits no launcher pod of {source}")
+            misuse(f"{', '.join(sorted(self._unused.values()))} fits no launcher pod of {source}")
 
 
 def _state(policy: Path | None) -> PolicyState:
@@ -91,11 +108,11 @@ def _state(policy: Path | None) -> PolicyState:
         raise typer.Exit(FINDING) from None
 
 
-def _maybe(path: Path | None, kind: str) -> list[Object]:
-    return [] if path is None else _read(path, kind)[0]
+def _maybe(path: Path | None, *kinds: str) -> list[Object]:
+    return [] if path is None else _read(path, *kinds)[0]
 
 
-def _read(path: Path, kind: str) -> tuple[list[Object], bool]:
+def _read(path: Path, *kinds: str) -> tuple[list[Object], bool]:
     """Return the objects of a file, and whether it was a List or had several documents."""
     text = read_text(path)
     try:
@@ -110,10 +127,11 @@ def _read(path: Path, kind: str) -> tuple[list[Object], bool]:
         is_list = is_list or isinstance(items, list)
         objects += items if isinstance(items, list) else [document]
     for item in objects:
-        if not isinstance(item, dict) or not isinstance(item.get("metadata"), dict) or item.get("kind", kind) != kind:
-            misuse(f"{path}: expected {kind} objects, or a List of them")
+        metadata = item.get("metadata") if isinstance(item, dict) else None
+        if not isinstance(metadata, dict) or item.get("kind", kinds[0]) not in kinds:
+            misuse(f"{path}: expected {kinds[0]} objects, or a List of them")
     if not objects and not is_list:
-        misuse(f"{path}: there is no {kind} in it")
+        misuse(f"{path}: there is no {kinds[0]} in it")
     return objects, is_list
 
 

@@ -78,7 +78,7 @@ def recognise(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLaunche
     owner = pod.controller
     if pod.labels.get(names.launcher_label) != names.launcher_label_value:
         return NotLauncher.LABEL
-    if owner is None or owner.kind != "VirtualMachineInstance" or owner.group != names.api_group:
+    if owner is None or owner.kind != names.instance_kind or owner.group != names.api_group:
         return NotLauncher.OWNER
     if not is_dns_subdomain(owner.name):
         return NotLauncher.OWNER_NAME

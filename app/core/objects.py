@@ -137,7 +137,7 @@ class VirtualMachineInstanceView:
     def virtual_machine(self, names: KubeVirtNames = UPSTREAM) -> OwnerReference | None:
         """The VirtualMachine that controls this instance; None for a bare one or one of a replica set."""
         owner = self.controller
-        return owner if owner and owner.kind == "VirtualMachine" and owner.group == names.api_group else None
+        return owner if owner and owner.kind == names.machine_kind and owner.group == names.api_group else None
 
 
 @dataclass(frozen=True, slots=True)

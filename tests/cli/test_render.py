@@ -109,6 +109,25 @@ def test_warnings_are_those_of_the_webhook(tmp_path: Path) -> None:
     assert "'most'" in warning
 
 
+def test_an_instance_that_no_vm_controls_decides_for_itself(tmp_path: Path) -> None:
+    bare = {"kind": "VirtualMachineInstance", "metadata": {"name": NAME, "annotations": {LEVEL: "crash"}}}
+    copied = make_pod(annotations={LEVEL: "crash"})
+
+    assert decision(render(tmp_path, pod=copied, vm=bare))["decidedBy"] == "vm"
+    assert decision(render(tmp_path, pod=copied))["decidedBy"] == "template"
+
+
+def test_vms_of_the_same_name_are_told_apart_by_their_namespace(tmp_path: Path) -> None:
+    here, there = (make_pod(namespace=name) for name in ("here", "there"))
+    listed = [
+        {"kind": "VirtualMachine", "metadata": {"name": NAME, "namespace": name, "annotations": {LEVEL: level}}}
+        for name, level in (("here", "crash"), ("there", "filesystem"))
+    ]
+    ran = render(tmp_path, pod={"items": [here, there]}, vm={"items": listed})
+
+    assert [one["decision"]["level"] for one in ran.json()] == ["crash", "filesystem"]
+
+
 def test_a_list_gives_an_array(tmp_path: Path) -> None:
     listed = {"apiVersion": "v1", "kind": "List", "items": [POD, OTHER]}
     rendered = render(tmp_path, pod=listed).json()
@@ -169,6 +188,11 @@ def test_the_text_says_the_same(tmp_path: Path) -> None:
         ({"pod": "[" * 5000}, "pod.json"),
         ({"pod": make_pod(annotations={"a": True})}, "metadata.annotations must be an object of strings"),
         ({"pod": OTHER, "vm": VM}, f"VirtualMachine {NAME} fits no"),
+        (
+            {"vm": {"kind": "VirtualMachineInstance", "metadata": {"name": "other"}}},
+            "VirtualMachineInstance other fits",
+        ),
+        ({"pod": make_pod(namespace=123)}, "metadata.namespace must be a string"),
     ],
 )
 def test_files_that_do_not_fit_are_misuse(tmp_path: Path, files: Object, says: str) -> None:
