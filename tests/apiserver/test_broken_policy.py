@@ -134,5 +134,7 @@ def test_an_invalid_policy_with_no_good_one_behind_it_leaves_every_pod_as_it_is(
 
 def _policy_problem(replica: Replica) -> str | None:
     """What is wrong with the policy that was read, once it is the only thing that is wrong."""
-    problems = replica.problems() or {}
-    return problems["policy"] if list(problems) == ["policy"] and replica.policy_state() == "invalid" else None
+    if replica.problems() is None or replica.policy_state() != "invalid":
+        return None
+    problems = replica.problems() or {}  # read after the state: before, they may be about an earlier moment
+    return problems["policy"] if list(problems) == ["policy"] else None
