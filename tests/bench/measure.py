@@ -20,8 +20,8 @@ _SETTLE_SECONDS = 3.0
 class Plan:
     """How long to measure."""
 
-    rounds: int = 5
-    seconds: float = 4.0
+    rounds: int = 8
+    seconds: float = 2.5
     warm_up: float = 1.0
     starts: int = 3
 
@@ -37,6 +37,11 @@ class Rounds:
         loads = self.loads[contender]
         figures = zip(*(astuple(load) for load in loads), strict=True)
         return Load(*map(statistics.median, figures))
+
+    @property
+    def elsewhere(self) -> float:
+        """The share of the machine that was taken by others, on average."""
+        return statistics.fmean(load.elsewhere for loads in self.loads.values() for load in loads)
 
     def ratio(self, one: str, other: str, figure: Callable[[Load], float]) -> float:
         """The median, over the rounds, of the ratio within a round: what slows both down cancels out."""
@@ -70,7 +75,8 @@ def _rounds(what: str, contenders: Sequence[str], plan: Plan, measure: Callable[
     for number in range(plan.rounds):
         for name in contenders:
             load = measure(name, plan.seconds, plan.warm_up)
-            say(f"{what}, round {number + 1} of {plan.rounds}: {name}: {load.per_second:,.0f}/s")
+            figures = f"{load.per_second:,.0f}/s, {load.elsewhere:.0%} of the machine elsewhere"
+            say(f"{what}, round {number + 1} of {plan.rounds}: {name}: {figures}")
             loads[name].append(load)
     return Rounds(loads)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from tests.bench.measure import CREATES, DIRECT, Plan, Results, Rounds, run
 from tests.bench.report import as_json, goals, table
 from tests.bench.rivals import Load
-from tests.bench.stage import GO, OURS, stage
+from tests.bench.stage import GO, LIMIT, OURS, stage
 
 
 def test_everything_is_measured() -> None:
@@ -20,12 +20,12 @@ def test_everything_is_measured() -> None:
 
 
 def _rounds(*contenders: str) -> Rounds:
-    return Rounds({name: [Load(100.0, 1.0, 2.0, 3.0)] for name in contenders})
+    return Rounds({name: [Load(100.0, 1.0, 2.0, 3.0, 0.0)] for name in contenders})
 
 
 def test_goals_compare_with_the_rival() -> None:
-    slow, fast = Load(100.0, 1.0, 20.0, 3.0), Load(300.0, 1.0, 10.0, 3.0)
-    direct = Rounds({OURS: [fast, fast, slow], GO: [slow, slow, fast]})
+    slow, fast = Load(100.0, 1.0, 20.0, 3.0, 0.0), Load(300.0, 1.0, 10.0, 3.0, 0.5)
+    direct = Rounds({OURS: [fast, fast, slow], GO: [slow, slow, fast], LIMIT: [fast, slow, slow]})
     results = Results(direct, _rounds(*CREATES), ready=[2.5, 1.0, 2.0], idle=[90.5], loaded=91.0)
     throughput, tail, *_, ready, idle = goals(results)
     assert (throughput.measured, throughput.met) == (3.0, True)
@@ -34,3 +34,4 @@ def test_goals_compare_with_the_rival() -> None:
     assert not idle.met
     assert str(idle).startswith("MISSED")
     assert replace(idle, measured=90.0).met
+    assert "Others took 22%" in table(results)
