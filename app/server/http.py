@@ -7,19 +7,18 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.telemetry import TelemetryConfig
-from starlette.requests import ClientDisconnect
 
 from app.admission.mutate import CREATE, PodMutator, warnings_for
-from app.admission.review import MAX_REVIEW_BYTES, AdmissionRequest, MalformedReview, decode_review, encode_review
+from app.admission.review import AdmissionRequest, MalformedReview, decode_review, encode_review
 from app.core.decision import Action, Decision
+from app.core.text import one_line
+from app.server.body import Body, BodyRefused, Budget
 from app.server.metrics import Metrics
 
 _log = logging.getLogger("vm-consistency.admission")
 _FAULT = "an internal error kept the hooks as they are; the log of the webhook has the details"
-
-
-class TooLarge(Exception):  # noqa: N818 - HTTP's own term
-    """The body is larger than any AdmissionReview."""
+_MAX_LOGGED = 253
+"""The longest name of an object. Admission runs before validation, so anything may stand in its place."""
 
 
 def bare_app() -> FastAPI:
@@ -31,9 +30,14 @@ def bare_app() -> FastAPI:
 class AdmissionServer:
     """Answers reviews; `draining` asks clients to open their next connection elsewhere."""
 
-    def __init__(self, mutator: PodMutator, metrics: Metrics) -> None:
+    def __init__(
+        self, mutator: PodMutator, metrics: Metrics, deadline: float = 2.0, budget: Budget | None = None
+    ) -> None:
+        """`deadline`: seconds for the body of a request to arrive."""
         self._mutator = mutator
         self._metrics = metrics
+        self._deadline = deadline
+        self._budget = budget or Budget()
         self.draining = False
         # A plain route: a body parameter would be parsed, validated and echoed by a framework that knows no pods.
         self.app = bare_app()
@@ -42,17 +46,16 @@ class AdmissionServer:
     async def mutate_pods(self, request: Request) -> Response:
         """`POST /mutate/pods`: an AdmissionReview v1 in, an AdmissionReview v1 out, always allowed."""
         try:
-            body = await _body(request)
-        except TooLarge:
-            return self._refused(413, "too-large", f"an AdmissionReview has at most {MAX_REVIEW_BYTES} bytes")
-        except ClientDisconnect:
-            return self._refused(400, "malformed", "the connection ended before the review did")
-        started = time.perf_counter()
-        try:
-            review = decode_review(body)
-            answer = await self._answer(review)
+            with Body(self._budget) as body:
+                return await self._reviewed(await body.read(request, self._deadline))
+        except BodyRefused as refused:
+            return self._refused(refused.status, refused.kind, str(refused), close=refused.closes)
         except MalformedReview as error:
             return self._refused(400, "malformed", str(error))
+
+    async def _reviewed(self, body: bytes) -> Response:
+        started = time.perf_counter()
+        answer = await self._answer(decode_review(body))
         self._metrics.admission_seconds.observe(time.perf_counter() - started)
         return Response(answer, media_type="application/json", headers=self._headers())
 
@@ -66,29 +69,19 @@ class AdmissionServer:
             raise
         except Exception:
             self._metrics.error("internal")
-            fields = {"uid": review.uid, "namespace": review.namespace}
+            fields = {"uid": _clipped(review.uid), "namespace": _clipped(review.namespace)}
             _log.exception("review failed; the pod is allowed unchanged", extra=fields)
             return encode_review(review.uid, [], [_FAULT] if review.operation == CREATE else [])
         return answer
 
-    def _refused(self, status: int, kind: str, reason: str) -> Response:
+    def _refused(self, status: int, kind: str, reason: str, *, close: bool = False) -> Response:
         self._metrics.error(kind)
-        line = " ".join(reason.split())
+        line = one_line(reason)
         _log.warning("request refused", extra={"status": status, "reason": line})
-        return PlainTextResponse(line + "\n", status, headers=self._headers())
+        return PlainTextResponse(line + "\n", status, headers=self._headers(close=close))
 
-    def _headers(self) -> dict[str, str] | None:
-        return {"Connection": "close"} if self.draining else None
-
-
-async def _body(request: Request) -> bytes:
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_REVIEW_BYTES:
-            raise TooLarge
-        chunks.append(chunk)
-    return b"".join(chunks)
+    def _headers(self, *, close: bool = False) -> dict[str, str] | None:
+        return {"Connection": "close"} if close or self.draining else None
 
 
 def _report(review: AdmissionRequest, decision: Decision) -> None:
@@ -98,23 +91,27 @@ def _report(review: AdmissionRequest, decision: Decision) -> None:
     if not _log.isEnabledFor(level):
         return
     fields = {
-        "uid": review.uid,
-        "operation": review.operation,
-        "namespace": review.namespace,
+        "uid": _clipped(review.uid),
+        "operation": _clipped(review.operation),
+        "namespace": _clipped(review.namespace),
         "pod": _name(review.object),
         "dryRun": review.dry_run,
         "action": decision.action,
         "reason": decision.reason,
         "level": decision.level,
-        "profile": decision.profile,
-        "decidedBy": decision.decided_by,
+        "profile": _clipped(decision.profile),
+        "decidedBy": _clipped(decision.decided_by),
         "warnings": decision.warnings,
     }
     _log.log(level, "pod decided", extra={key: value for key, value in fields.items() if value})
 
 
-def _name(obj: dict[str, Any] | None) -> Any:
+def _name(obj: dict[str, Any] | None) -> str | None:
     metadata = (obj or {}).get("metadata")
     if not isinstance(metadata, dict):  # what is no pod was not looked into
         return None
-    return metadata.get("name") or metadata.get("generateName")
+    return _clipped(metadata.get("name") or metadata.get("generateName"))
+
+
+def _clipped(text: Any) -> str | None:
+    return one_line(text[:_MAX_LOGGED])[:_MAX_LOGGED] if isinstance(text, str) else None

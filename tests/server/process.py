@@ -24,7 +24,7 @@ class Served:
     """`serve --policy FILE --certs DIR` below one folder."""
 
     def __init__(self, folder: Path, port: Port, ops_port: Port, env: Mapping[str, str]) -> None:
-        self.port = port
+        self.port, self.ops_port = port, ops_port
         self.policy, self.certs = folder / "policy.yaml", folder / "certs"
         self._ops = f"http://{LOOPBACK}:{ops_port}"
         write(self.certs, [LOOPBACK])
