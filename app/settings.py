@@ -22,7 +22,8 @@ class Settings(BaseSettings):
     policy_config_map: str = "vm-consistency-policy"
     last_good_config_map: str = "vm-consistency-last-good"
 
-    host: str = "0.0.0.0"  # noqa: S104 - a pod is reached on its own address
+    host: str = ""
+    """Empty: every address of both families, as a pod is reached on its own, which may be of either."""
     port: int = Field(default=8443, ge=0, le=65535)
     ops_port: int = Field(default=8080, ge=0, le=65535)
     extra_sans: str = ""
