@@ -9,6 +9,7 @@ from typer.main import get_command
 from app.cli.main import cli
 from app.core.constants import RECORD_KEYS
 from app.core.policy_load import load_policy
+from app.kube.store import ObjectStore
 from app.server.metrics import Metrics
 from app.settings import Settings
 
@@ -20,7 +21,7 @@ PREFIX = "VM_CONSISTENCY_"
 
 def test_every_metric_is_in_the_table_with_its_labels() -> None:
     metrics = Metrics()
-    metrics.show_stores({"pods": lambda: 0})
+    metrics.show_stores({"pods": ObjectStore()})
     described = {
         (name.removesuffix("_total"), labels)
         for name, labels in re.findall(r"^\| `(vm_consistency_\w+)` \|([^|]*)\|", README, re.MULTILINE)

@@ -15,7 +15,8 @@ import aiohttp
 import orjson
 
 from app import __version__
-from app.kube.connection import ConfigException, Configuration, Refresh, Transport, load, one_line
+from app.core.text import one_line
+from app.kube.connection import ConfigException, Configuration, Refresh, Transport, load, reason_of
 
 Json = dict[str, Any]
 Params = Mapping[str, str | int | bool]
@@ -48,7 +49,7 @@ class ApiError(KubeError):
     def from_status(cls, body: Any, status: int = 0, retry_after: float | None = None) -> Self:
         """Read a Kubernetes `Status` object; `status` is the code where the object names none."""
         if not isinstance(body, dict):
-            return cls(status, "", one_line(body)[:200], retry_after)
+            return cls(status, "", one_line(str(body))[:200], retry_after)
         code, details = body.get("code"), body.get("details")
         seconds = details.get("retryAfterSeconds") if isinstance(details, dict) else None
         if retry_after is None and isinstance(seconds, int):
@@ -241,7 +242,7 @@ class KubeClient:
             raise ApiUnavailable(f"{self.server}: no answer within {seconds:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError, ConfigException) as error:
             # ValueError: a token that can't be a header, a line longer than the buffer
-            raise ApiUnavailable(f"{self.server}: {one_line(error)}") from error
+            raise ApiUnavailable(f"{self.server}: {reason_of(error)}") from error
 
 
 def _abandon(response: aiohttp.ClientResponse) -> None:

@@ -67,11 +67,13 @@ def cluster_reflectors(
 
 
 def shared(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata with one copy of each string that many objects have in common: namespace, labels, owner's kind."""
+    """The metadata with one copy of each string that many objects have in common: namespace, owner's kind.
+
+    Not labels: only a Namespace's are kept, and what Python 3.12 interns stays for good.
+    """
     lean = dict(metadata)
     if "namespace" in lean:
         lean["namespace"] = sys.intern(lean["namespace"])
-    lean["labels"] = {sys.intern(key): sys.intern(value) for key, value in string_map(metadata, "labels").items()}
     references = metadata.get("ownerReferences")
     if isinstance(references, list):
         lean["ownerReferences"] = [_shared_reference(reference, metadata.get("name")) for reference in references]

@@ -38,9 +38,11 @@ from kubernetes.aio.config.incluster_config import (  # noqa: E402
 )
 from kubernetes.aio.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, load_kube_config  # noqa: E402
 
-__all__ = ["ConfigError", "ConfigException", "Configuration", "Refresh", "Transport", "load", "one_line"]
+from app.core.text import one_line  # noqa: E402
 
-logger = logging.getLogger(__name__)
+__all__ = ["ConfigError", "ConfigException", "Configuration", "Refresh", "Transport", "load", "reason_of"]
+
+_log = logging.getLogger("vm-consistency.connection")
 
 Refresh = Callable[[bool], Awaitable[None]]
 """Called before each request to renew credentials that need it; True after the API server refused them (401)."""
@@ -54,9 +56,9 @@ class ConfigError(Exception):
     """There is no usable way to a cluster; the message says what to give."""
 
 
-def one_line(error: object) -> str:
+def reason_of(error: BaseException) -> str:
     """The text of an error on one line, or its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__
 
 
 async def load(kubeconfig: Path | None = None, context: str | None = None) -> tuple[Configuration, Refresh]:
@@ -72,14 +74,14 @@ async def load(kubeconfig: Path | None = None, context: str | None = None) -> tu
         try:
             load_incluster_config(configuration)
         except (ConfigException, OSError) as error:
-            raise ConfigError(f"the pod's ServiceAccount can't be used: {one_line(error)}") from error
+            raise ConfigError(f"the pod's ServiceAccount can't be used: {reason_of(error)}") from error
         return configuration, _nothing_to_refresh
     path = _existing(kubeconfig)
     try:
         # persist_config would write a renewed OIDC token back into the user's file
         loader = await load_kube_config(path, context, configuration, persist_config=False)
     except Exception as error:  # the loader raises whatever a malformed file leads it to
-        raise ConfigError(f"kubeconfig {path}: {one_line(error)}") from error
+        raise ConfigError(f"kubeconfig {path}: {reason_of(error)}") from error
     return configuration, KubeconfigRefresh(loader, configuration)
 
 
@@ -128,7 +130,7 @@ class KubeconfigRefresh:
             try:
                 await self._loader.load_and_set(self._configuration)
             except Exception as error:
-                logger.warning("credentials of the kubeconfig were not renewed: %s", one_line(error))
+                _log.warning("credentials of the kubeconfig were not renewed", extra={"error": reason_of(error)})
             else:
                 self._due = now + _REFRESH_SECONDS
 

@@ -8,7 +8,7 @@ from app.admission.ports import LookupFailed
 from app.core.objects import Facts, NamespaceView, OwnerReference, VirtualMachineInstanceView, VirtualMachineView
 from app.kube.client import ApiError, Json, KubeClient, KubeError
 from app.kube.cluster import ClusterStores, KubeVirtView
-from app.kube.connection import one_line
+from app.kube.connection import reason_of
 from app.kube.resources import NAMESPACES, Resource, kubevirts, virtual_machine_instances, virtual_machines
 
 T = TypeVar("T")
@@ -16,6 +16,9 @@ T = TypeVar("T")
 
 class StoreFacts:
     """A `FactsSource`: reads the stores, and sends one GET for each object that they lack or hold with another UID.
+
+    A store that has been without a watch for too long counts as empty: better a lookup, or a pod left as it is with a
+    warning, than a decision by what was true an hour ago.
 
     A pod is created within a second after its VirtualMachineInstance, so that a watch may not have seen that one yet.
     What a GET gives isn't kept: the store belongs to its watch, and a "not found" is true only now.
@@ -43,8 +46,8 @@ class StoreFacts:
 
     def _remembered(self, namespace: str, vmi: OwnerReference) -> Facts | None:
         stores = self._stores
-        space, instance = stores.namespaces.get("", namespace), self._known_instance(namespace, vmi)
-        if space is None or instance is None or not stores.kubevirts.synced:
+        space, instance = self._known_namespace(namespace), self._known_instance(namespace, vmi)
+        if space is None or instance is None or not self._knows_kubevirts():
             return None
         owner = instance.virtual_machine(stores.names)
         machine = self._known_machine(namespace, owner) if owner else None
@@ -52,12 +55,20 @@ class StoreFacts:
             return None
         return Facts(space, instance, machine, _skip(view for _, view in sorted(stores.kubevirts.items())))
 
+    def _knows_kubevirts(self) -> bool:
+        return self._stores.kubevirts.synced and not self._stores.kubevirts.stale
+
+    def _known_namespace(self, name: str) -> NamespaceView | None:
+        return None if self._stores.namespaces.stale else self._stores.namespaces.get("", name)
+
     def _known_instance(self, namespace: str, vmi: OwnerReference) -> VirtualMachineInstanceView | None:
-        known = self._stores.instances.get(namespace, vmi.name)
+        store = self._stores.instances
+        known = None if store.stale else store.get(namespace, vmi.name)
         return known if known and known.uid == vmi.uid else None
 
     def _known_machine(self, namespace: str, vm: OwnerReference) -> VirtualMachineView | None:
-        known = self._stores.machines.get(namespace, vm.name)
+        store = self._stores.machines
+        known = None if store.stale else store.get(namespace, vm.name)
         return known if known and known.uid == vm.uid else None
 
     async def _asked(self, namespace: str, vmi: OwnerReference) -> Facts:
@@ -68,7 +79,7 @@ class StoreFacts:
 
     async def _namespace(self, name: str) -> NamespaceView:
         stores = self._stores
-        found = stores.namespaces.get("", name) or await self._fetch(NAMESPACES, name, None, "", stores.namespace)
+        found = self._known_namespace(name) or await self._fetch(NAMESPACES, name, None, "", stores.namespace)
         if found is None:
             raise LookupFailed(f"namespace {name} does not exist")
         return found
@@ -92,7 +103,7 @@ class StoreFacts:
 
     async def _kubevirt_skip(self) -> str | None:
         stores, path = self._stores, self._kubevirts.collection()
-        if stores.kubevirts.synced:
+        if self._knows_kubevirts():
             return _skip(view for _, view in sorted(stores.kubevirts.items()))
 
         async def listed() -> list[KubeVirtView]:
@@ -133,7 +144,7 @@ class StoreFacts:
         except KubeError as error:
             raise LookupFailed(f"reading {what}: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
-            raise LookupFailed(f"reading {what}: not an object of the API: {one_line(error)}") from error
+            raise LookupFailed(f"reading {what}: not an object of the API: {reason_of(error)}") from error
 
     def _landed(self, key: tuple[str, str], task: asyncio.Task[Any]) -> None:
         del self._flights[key]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -14,7 +15,7 @@ from app.kube.store import Key, ObjectStore
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger("vm-consistency.watch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,6 @@ class Reflector(Generic[T]):
         self._version: str | None = None  # None: the next step is a list
         self._attempts = 0
         self._absent = False
-        self._out_of_touch_since: float | None = None
 
     @property
     def synced(self) -> bool:
@@ -81,29 +81,28 @@ class Reflector(Generic[T]):
         await self._synced.wait()
 
     @property
-    def healthy(self) -> bool:
-        """Synced, and the last exchange with the server succeeded."""
-        return self.synced and self.last_error is None
-
-    @property
     def stale_seconds(self) -> float:
         """How long no watch has been open; 0 while one is, or while the server doesn't serve the resource."""
-        since = self._out_of_touch_since
-        return 0.0 if since is None else asyncio.get_running_loop().time() - since
+        return self.store.stale_seconds
+
+    def state(self) -> str:
+        """What is held and what went wrong last, in one line that changes only when one of these does."""
+        return self._line("")
 
     def describe(self) -> str:
-        """The state in one line, for the readiness page."""
+        """The same with the time since when, for the readiness page."""
+        return self._line(f", {self.stale_seconds:.0f} s without a watch")
+
+    def _line(self, trouble: str) -> str:
         if not self.synced:
-            state = "not read yet"
+            held = "not read yet"
         else:
-            state = "not served by this cluster" if self._absent else f"{len(self.store)} objects"
-        if self.last_error is None:
-            return f"{self.title}: {state}"
-        return f"{self.title}: {state}, {self.stale_seconds:.0f} s without a watch: {self.last_error}"
+            held = "not served by this cluster" if self._absent else f"{len(self.store)} objects"
+        return f"{self.title}: {held}" + ("" if self.last_error is None else f"{trouble}: {self.last_error}")
 
     async def run(self) -> None:
         """Keep the store up to date until cancelled."""
-        self._out_of_touch_since = asyncio.get_running_loop().time()
+        self.store.out_of_touch_since = time.monotonic()
         while True:
             delay = await self._step()
             if delay > 0:
@@ -118,7 +117,7 @@ class Reflector(Generic[T]):
         except KubeError as error:
             return self._after_failure(str(error))
         except Exception as error:
-            logger.exception("%s: unexpected", self.title)
+            _log.exception("unexpected", extra={"resource": self.title})
             self._version = None
             return self._after_failure(f"{type(error).__name__}: {error}")
 
@@ -152,15 +151,16 @@ class Reflector(Generic[T]):
 
     def _not_served(self) -> float:
         if not self._absent:
-            logger.info("%s: not served by this cluster; looking again every %g s", self.title, self._timings.absent)
-        self._absent, self._attempts, self._out_of_touch_since = True, 0, None
+            fields = {"resource": self.title, "seconds": self._timings.absent}
+            _log.info("not served by this cluster; it is looked for again and again", extra=fields)
+        self._absent, self._attempts, self.store.out_of_touch_since = True, 0, None
         self.last_error = None
         self.store.replace({})
         self._synced.set()
         return self._timings.absent * self._dice.uniform(0.75, 1.25)
 
     async def _watch(self) -> float:
-        loop, timings = asyncio.get_running_loop(), self._timings
+        timings = self._timings
         seconds = self._dice.randint(*timings.watch)
         assert self._version is not None
         params: dict[str, str | int | bool] = {
@@ -177,16 +177,16 @@ class Reflector(Generic[T]):
             silence=seconds + timings.grace,
         )
         async with stream as events:
-            self._out_of_touch_since = None
-            opened = loop.time()
-            settled = loop.call_later(timings.settled, self._recovered)
+            self.store.out_of_touch_since = None
+            opened = time.monotonic()
+            settled = asyncio.get_running_loop().call_later(timings.settled, self._recovered)
             try:
                 async for event in events:
                     self._apply(event)
             finally:
                 settled.cancel()
-                self._out_of_touch_since = loop.time()
-                lived = self._out_of_touch_since - opened
+                self.store.out_of_touch_since = time.monotonic()
+                lived = self.store.out_of_touch_since - opened
         if lived >= timings.settled:
             return 0.0
         return self._after_failure("the server ends each watch at once")
@@ -194,7 +194,7 @@ class Reflector(Generic[T]):
     def _recovered(self) -> None:
         self._attempts = 0
         if self.last_error is not None:
-            logger.info("%s: watching again", self.title)
+            _log.info("watching again", extra={"resource": self.title})
             self.last_error = None
 
     def _apply(self, event: Event) -> None:
@@ -204,7 +204,8 @@ class Reflector(Generic[T]):
                 self.store.put(key, view)
                 self._attempts = 0
         elif event.type != "BOOKMARK":
-            logger.warning("%s: skipped an event of unknown type %s", self.title, event.type)
+            fields = {"resource": self.title, "type": event.type}
+            _log.warning("skipped an event of unknown type", extra=fields)
         metadata = event.object.get("metadata") if isinstance(event.object, dict) else None
         version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
         if isinstance(version, str):
@@ -218,7 +219,8 @@ class Reflector(Generic[T]):
             key = (sys.intern(metadata.get("namespace", "")), metadata["name"])
             return key, self._decode(item) if decode else None
         except Exception:
-            logger.exception("%s: skipped an object that can't be read: %s", self.title, key or "no name")
+            fields = {"resource": self.title, "object": "/".join(filter(None, key)) if key else None}
+            _log.exception("skipped an object that can't be read", extra=fields)
             return key, self.store.get(*key) if key else None
 
     def _after_refusal(self, error: ApiError) -> float:
@@ -230,10 +232,11 @@ class Reflector(Generic[T]):
 
     def _after_failure(self, text: str, *, quiet: bool = False) -> float:
         if text != self.last_error:
-            logger.log(logging.INFO if quiet else logging.WARNING, "%s: %s", self.title, text)
+            level = logging.INFO if quiet else logging.WARNING
+            _log.log(level, "out of touch; trying again", extra={"resource": self.title, "error": text})
         self.last_error = text
-        if self._out_of_touch_since is None:
-            self._out_of_touch_since = asyncio.get_running_loop().time()
+        if self.store.out_of_touch_since is None:
+            self.store.out_of_touch_since = time.monotonic()
         self._attempts += 1
         if self._attempts >= 3:
             self._version = None  # such as one from before etcd was restored, which is answered by 504 for ever

@@ -1,6 +1,7 @@
 """The objects that a reflector keeps up to date."""
 
 import logging
+import time
 from collections.abc import Callable, ItemsView
 from typing import Generic, TypeVar
 
@@ -9,13 +10,17 @@ T = TypeVar("T")
 Key = tuple[str, str]
 """Namespace (empty for a cluster-scoped object) and name, both shared with the object's view."""
 
-logger = logging.getLogger(__name__)
+STALE_SECONDS = 30.0
+"""Without a watch for longer, a store is not trusted: shorter gaps are those of any reconnect."""
+
+_log = logging.getLogger("vm-consistency.watch")
 
 
 class ObjectStore(Generic[T]):
     """Views of one kind of object by namespace and name.
 
-    `synced` is False until the first complete list, that is as long as a miss means nothing. A callback receives key,
+    `synced` is False until the first complete list, that is as long as a miss means nothing. `out_of_touch_since` is
+    the time.monotonic() at which the watch was lost, None while there is one. A callback receives key,
     old and new view, None where there is none, and runs within the event loop: it must not block.
     """
 
@@ -23,9 +28,21 @@ class ObjectStore(Generic[T]):
         self._objects: dict[Key, T] = {}
         self._callbacks: list[Callable[[Key, T | None, T | None], None]] = []
         self.synced = False
+        self.out_of_touch_since: float | None = None
 
     def __len__(self) -> int:
         return len(self._objects)
+
+    @property
+    def stale_seconds(self) -> float:
+        """How long no watch has been open; 0 while one is, or while the server doesn't serve the resource."""
+        since = self.out_of_touch_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def stale(self) -> bool:
+        """What is held may be outdated by more than anyone should rest a decision on."""
+        return self.out_of_touch_since is not None and self.stale_seconds > STALE_SECONDS
 
     def get(self, namespace: str, name: str) -> T | None:
         """The view of one object; `namespace` is empty for a cluster-scoped one."""
@@ -66,4 +83,4 @@ class ObjectStore(Generic[T]):
             try:
                 callback(key, old, new)
             except Exception:
-                logger.exception("a callback failed on the change of %s/%s", *key)
+                _log.exception("a callback failed on a change", extra={"object": "/".join(filter(None, key))})

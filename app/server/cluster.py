@@ -22,9 +22,6 @@ from app.tls.serving import ServingContext
 
 __all__ = ["ConfigError", "assemble"]
 
-_STALE_SECONDS = 30.0
-"""A watch that is down for longer is shown: until it is back, a miss is looked up, but a hit may be outdated."""
-
 
 @asynccontextmanager
 async def assemble(settings: Settings) -> AsyncIterator[Parts]:
@@ -51,7 +48,7 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
     )
     injector = CaInjector(client, certificates, serving, name=settings.webhook_configuration)
     certificates.listen(injector.wake)
-    metrics.show_stores({reflector.title: partial(len, reflector.store) for reflector in reflectors})
+    metrics.show_stores({reflector.title: reflector.store for reflector in reflectors})
     return Parts(
         PodMutator(keeper, StoreFacts(client, stores, settings.deadline), settings.names),
         serving,
@@ -76,8 +73,8 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
 
 
 def _unsynced(reflector: Reflector[Any]) -> Callable[[], str | None]:
-    return lambda: None if reflector.synced else reflector.describe()
+    return lambda: None if reflector.synced else reflector.state()
 
 
 def _stale(reflector: Reflector[Any]) -> Callable[[], str | None]:
-    return lambda: reflector.describe() if reflector.stale_seconds > _STALE_SECONDS else None
+    return lambda: reflector.describe() if reflector.store.stale else None

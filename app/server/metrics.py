@@ -1,6 +1,8 @@
 """Metrics of one process. Names and labels are documented in the README; times are in seconds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -8,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.core.decision import Decision
 from app.core.policy import PolicyState, Standing
+from app.kube.store import ObjectStore
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -40,7 +43,7 @@ class Metrics:
             ("kind",),
             registry=self.registry,
         )
-        for kind in ("malformed", "too-large", "internal"):
+        for kind in ("malformed", "too-large", "timeout", "busy", "internal"):
             self._errors.labels(kind)
         self.admission_seconds = Histogram(
             "vm_consistency_admission_seconds",
@@ -64,16 +67,23 @@ class Metrics:
             self._policy_loads.labels(result)
         self.policy_changed(PolicyState(), None)
 
-    def show_stores(self, sizes: Mapping[str, Callable[[], int]]) -> None:
-        """Show how many objects of each kind are known."""
-        gauge = Gauge(
+    def show_stores(self, stores: Mapping[str, ObjectStore[Any]]) -> None:
+        """Show how many objects of each kind are known, and how far they can be trusted."""
+        sizes = Gauge(
             "vm_consistency_store_objects",
             "Objects of the cluster that are known without asking, by resource.",
             ("resource",),
             registry=self.registry,
         )
-        for resource, size in sizes.items():
-            gauge.labels(resource).set_function(size)
+        ages = Gauge(
+            "vm_consistency_store_stale_seconds",
+            "Time without an open watch, by resource; 0 while there is one.",
+            ("resource",),
+            registry=self.registry,
+        )
+        for resource, store in stores.items():
+            sizes.labels(resource).set_function(partial(len, store))
+            ages.labels(resource).set_function(partial(getattr, store, "stale_seconds"))
 
     def decided(self, decision: Decision) -> None:
         """Count a decision."""

@@ -20,6 +20,7 @@ from app.tls.serving import ServingContext
 _log = logging.getLogger("vm-consistency.run")
 
 _RESTART_SECONDS = (1.0, 30.0)
+_READINESS_SECONDS = 1.0
 _KEEP_ALIVE_SECONDS = 120
 """Above the 90 s after which Go's client drops an idle connection: closing first would race with its next request."""
 
@@ -84,7 +85,7 @@ async def _restarting(name: str, worker: Worker) -> None:
 
 
 async def _serve(settings: Settings, parts: Parts) -> None:
-    admission = AdmissionServer(parts.mutator, parts.metrics)
+    admission = AdmissionServer(parts.mutator, parts.metrics, settings.deadline)
     checks = {**parts.checks, "not-draining": lambda: "the process is stopping" if admission.draining else None}
     ops = OpsServer(checks, parts.notes, parts.metrics)
     https = _Server(
@@ -141,7 +142,7 @@ def _stop_signal() -> asyncio.Future[bool]:
 
 
 async def _report_readiness(ops: OpsServer) -> None:
-    """Log each change of readiness, as a probe's failure tells nobody why."""
+    """Log each change of readiness, as a probe's failure tells nobody why. Probes don't wait for this."""
     before: dict[str, str] | None = None
     while True:
         problems = ops.problems()
@@ -151,4 +152,4 @@ async def _report_readiness(ops: OpsServer) -> None:
                 logging.WARNING if problems and before == {} else logging.INFO, message, extra={"checks": problems}
             )
         before = problems
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(_READINESS_SECONDS)

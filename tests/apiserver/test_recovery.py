@@ -84,7 +84,7 @@ def _level(client: Client, pod: Json) -> str | None:
 
 def _lost(replica: Replica, since: int) -> int:
     lines = replica.log_lines()[since:]
-    return len([line for line in lines if line["logger"] == "app.kube.reflector" and line["severity"] == "warning"])
+    return len([line for line in lines if line["logger"] == "vm-consistency.watch" and line["severity"] == "warning"])
 
 
 def test_a_replica_outlives_the_api_server(kubevirt: Installation, client: Client, namespace: str) -> None:

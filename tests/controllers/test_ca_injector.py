@@ -8,7 +8,7 @@ import pytest
 from app.controllers.ca_injector import CaInjector
 from app.controllers.loop import Pace, Problem
 from app.kube.client import ApiError, Json
-from app.kube.resources import VALIDATING_WEBHOOKS
+from app.kube.resources import Resource
 from app.tls.serving import ServingContext
 from app.tls.x509 import new_ca, new_leaf
 from tests.controllers.stand_in import StandInApi
@@ -211,7 +211,8 @@ async def test_writes_keep_a_pace(api: StandInApi, shared: Shared, serving: Serv
 async def test_a_validating_configuration(api: StandInApi, shared: Shared, serving: ServingContext) -> None:
     path = f"{GROUP}/validatingwebhookconfigurations/{NAME}"
     configure(api, webhook("policy.example"), path=path)
-    injector = CaInjector(api, shared, serving, name=NAME, resource=VALIDATING_WEBHOOKS, pace=Pace(0))
+    validating = Resource("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations")
+    injector = CaInjector(api, shared, serving, name=NAME, resource=validating, pace=Pace(0))
     await injector.reconcile()
     assert bundles(api, path) == [NEW.cert_pem]
     assert bundles(api)[0] == b""

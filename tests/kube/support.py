@@ -96,6 +96,11 @@ def reflector_of(
     return Reflector(client, resource, store, decode, timings=timings, sleep=sleep, name=name, namespace=namespace)
 
 
+def healthy(reflector: Reflector[Any]) -> bool:
+    """Synced, and the last exchange with the server succeeded."""
+    return reflector.synced and reflector.last_error is None
+
+
 def names(reflector: Reflector[str]) -> dict[str, str]:
     """Name and view of all that is stored."""
     return {name: view for (_, name), view in reflector.store.items()}

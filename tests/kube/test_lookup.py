@@ -12,6 +12,7 @@ from app.core.constants import UPSTREAM, KubeVirtNames
 from app.core.objects import OwnerReference
 from app.kube.cluster import ClusterStores, KubeVirtView
 from app.kube.lookup import StoreFacts
+from app.kube.store import STALE_SECONDS, ObjectStore
 from tests.kube.stand_in import Json, Reply, Request, StandInServer, forever, item, listed
 from tests.kube.support import eventually, plain_client
 
@@ -121,6 +122,28 @@ async def test_the_kubevirt_object_is_asked_for_until_its_store_is_synced(cluste
     cluster.objects[_KUBEVIRTS] = listed(item("a", 1, "kubevirt", annotations={"kubevirt.io/skip-backup-hooks": "1"}))
     assert (await cluster.source.facts("team", _VMI)).kubevirt_skip == "1"
     assert cluster.asked == [_KUBEVIRTS]
+
+
+@pytest.mark.parametrize(
+    ("store", "path"),
+    [("namespaces", _NAMESPACE), ("instances", _INSTANCE), ("machines", _MACHINE), ("kubevirts", _KUBEVIRTS)],
+)
+async def test_what_was_long_without_a_watch_is_asked_for(cluster: Cluster, store: str, path: str) -> None:
+    cluster.remember()
+    lost: ObjectStore[object] = getattr(cluster.stores, store)
+    lost.out_of_touch_since = time.monotonic() - STALE_SECONDS / 2
+    await cluster.source.facts("team", _VMI)
+    assert cluster.asked == [], "a reconnect is no reason to ask"
+
+    lost.out_of_touch_since = time.monotonic() - STALE_SECONDS - 1
+    await cluster.source.facts("team", _VMI)
+    assert cluster.asked == [path]
+    cluster.objects[path] = 500
+    with pytest.raises(LookupFailed):
+        await cluster.source.facts("team", _VMI)
+    lost.out_of_touch_since = None
+    await cluster.source.facts("team", _VMI)
+    assert cluster.asked == [path] * 2
 
 
 async def test_a_remembered_instance_with_another_uid_is_asked_for(cluster: Cluster) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from app.kube.reflector import Timings
 from tests.kube.stand_in import Reply, Request, StandInServer, forever, item, listed
-from tests.kube.support import QUICK, Naps, eventually, names, plain_client, reflector_of, running
+from tests.kube.support import QUICK, Naps, eventually, healthy, names, plain_client, reflector_of, running
 
 
 async def _one_item_then_silence(request: Request, reply: Reply) -> None:
@@ -38,7 +38,7 @@ async def test_refused_lists_are_retried_ever_more_slowly(status: int, caplog: p
             assert len(server.requests) <= len(naps.asked) + 1
         _assert_backed_off(naps, 8)
         assert not reflector.synced
-        assert not reflector.healthy
+        assert not healthy(reflector)
         assert reflector.describe().endswith(f": {status} Refused: no such right")
     said = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(said) == 1, "the same error is said once"
@@ -294,7 +294,7 @@ async def test_a_silent_watch_is_given_up() -> None:
         async with running(reflector):
             await eventually(lambda: len(server.watches) == 2)
             assert reflector.last_error == f"{client.server}: no answer within 0.2 s"
-            await eventually(lambda: reflector.healthy, what="a watch that lives settles it")
+            await eventually(lambda: healthy(reflector), what="a watch that lives settles it")
         assert len(server.lists) == 1
 
 
@@ -311,7 +311,7 @@ async def test_a_watch_that_ended_in_its_own_time_is_opened_again_at_once() -> N
         reflector = reflector_of(client, timings=Timings(settled=0.01), naps=naps)
         async with running(reflector):
             await eventually(lambda: len(server.watches) == 3)
-            assert reflector.healthy
+            assert healthy(reflector)
         assert naps.asked == []
 
 
@@ -341,7 +341,7 @@ async def test_absent_present_and_deleted_again() -> None:
         reflector = reflector_of(client)
         async with running(reflector):
             await reflector.wait_synced()
-            assert reflector.healthy
+            assert healthy(reflector)
             assert reflector.describe() == "namespaces: not served by this cluster"
             assert (len(reflector.store), reflector.stale_seconds) == (0, 0.0)
             served = True
@@ -359,7 +359,7 @@ async def test_a_resource_that_is_no_longer_served_leaves_nothing() -> None:
         reflector = reflector_of(client)
         async with running(reflector):
             await eventually(lambda: reflector.describe() == "namespaces: not served by this cluster")
-            assert (len(reflector.store), reflector.healthy) == (0, True)
+            assert (len(reflector.store), healthy(reflector)) == (0, True)
 
 
 async def test_an_absent_resource_is_a_sound_state_between_failures() -> None:
@@ -372,7 +372,7 @@ async def test_an_absent_resource_is_a_sound_state_between_failures() -> None:
 
     async def note(seconds: float) -> None:
         pauses.append(seconds)
-        states.append((reflector.healthy, reflector.stale_seconds > 0))
+        states.append((healthy(reflector), reflector.stale_seconds > 0))
         await (forever() if len(pauses) == len(answers) else asyncio.sleep(0.001))
         if len(pauses) == len(answers) - 1:
             assert reflector.stale_seconds == 0

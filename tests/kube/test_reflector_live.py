@@ -15,7 +15,7 @@ from app.kube.resources import CONFIG_MAPS, NAMESPACES, SECRETS, Resource
 from app.kube.store import ObjectStore
 from tests.controlplane import ApiError as RefusedByServer
 from tests.controlplane import ControlPlane, make_namespace
-from tests.kube.support import QUICK, client_of, eventually, names, reflector_of, running
+from tests.kube.support import QUICK, client_of, eventually, healthy, names, reflector_of, running
 
 _MANY = 1200
 
@@ -46,7 +46,7 @@ async def test_namespaces_are_read_in_pages_and_changes_arrive_within_a_second(
                 await eventually(lambda: _tier(reflector) == change["tier"], seconds=1)  # noqa: B023 - awaited at once
             await asyncio.to_thread(api.client.create, make_namespace("one-more"))
             await eventually(lambda: reflector.store.get("", "one-more"), seconds=1)
-            assert reflector.healthy
+            assert healthy(reflector)
     queries = [parse_qs(urlsplit(event["requestURI"]).query) for event in _ours(api, position, "list")]
     assert [query["limit"] for query in queries] == [["500"]] * 3
     assert [query.get("resourceVersion") for query in queries] == [None] * 3
@@ -109,7 +109,7 @@ async def test_a_crd_that_comes_and_goes_and_comes_again(api: ControlPlane) -> N
         reflector = reflector_of(client, _GADGETS)
         async with running(reflector):
             await reflector.wait_synced()
-            assert (reflector.healthy, len(reflector.store)) == (True, 0)
+            assert (healthy(reflector), len(reflector.store)) == (True, 0)
             assert reflector.describe() == "gadgets.fork.example: not served by this cluster"
             for round_ in ("first", "second"):
                 await asyncio.to_thread(api.client.create, _CRD)
@@ -152,7 +152,7 @@ async def test_rights_that_are_granted_later(api: ControlPlane) -> None:
             assert not reflector.synced
             _allow(api, "late", {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]})
             await reflector.wait_synced()
-            await eventually(lambda: reflector.healthy)
+            await eventually(lambda: healthy(reflector))
             assert "default" in names(reflector)
 
 
@@ -185,7 +185,7 @@ async def test_an_api_server_that_dies_and_comes_back(api: ControlPlane) -> None
         async with running(reflector):
             await reflector.wait_synced()
             api.apiserver.kill()
-            await eventually(lambda: not reflector.healthy)
+            await eventually(lambda: not healthy(reflector))
             assert reflector.synced, "what was read is still there"
             assert "default" in names(reflector)
             await eventually(lambda: reflector.stale_seconds > 0.1)
@@ -193,7 +193,7 @@ async def test_an_api_server_that_dies_and_comes_back(api: ControlPlane) -> None
             await asyncio.to_thread(api.apiserver.start)
             await asyncio.to_thread(api.client.create, make_namespace("after-the-restart"))
             await eventually(lambda: "after-the-restart" in names(reflector))
-            await eventually(lambda: reflector.healthy)
+            await eventually(lambda: healthy(reflector))
             assert reflector.stale_seconds == 0
 
 
@@ -207,17 +207,17 @@ async def test_an_api_server_that_stands_still_is_noticed(api: ControlPlane) -> 
             await eventually(lambda: reflector.synced and reflector.stale_seconds == 0)
             api.apiserver.pause()
             try:
-                await eventually(lambda: not reflector.healthy)
+                await eventually(lambda: not healthy(reflector))
                 assert reflector.last_error is not None
                 assert "no answer within" in reflector.last_error
             finally:
                 api.apiserver.resume()
-            await eventually(lambda: reflector.healthy)
+            await eventually(lambda: healthy(reflector))
     gc.collect()  # here, where the warning is expected
 
 
 async def test_a_compacted_etcd_is_listed_anew(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "app.kube")
+    caplog.set_level("INFO", "vm-consistency.watch")
     with ControlPlane(apiserver_flags=["--watch-cache=false"], audit_level="None") as api:
         async with client_of(api.kubeconfig) as client:
             page = await client.list_page(NAMESPACES.collection(), params={"limit": 1})
@@ -233,8 +233,9 @@ async def test_a_compacted_etcd_is_listed_anew(caplog: pytest.LogCaptureFixture)
             assert (caught.value.status, caught.value.reason) == (410, "Expired")
             async with running(reflector):  # goes on with a version that etcd has forgotten
                 await eventually(lambda: "unseen-too" in names(reflector))
-                await eventually(lambda: reflector.healthy)
-    assert "namespaces: 410 Expired" in caplog.text
+                await eventually(lambda: healthy(reflector))
+    lost = [getattr(record, "error", "") for record in caplog.records if record.name == "vm-consistency.watch"]
+    assert any(error.startswith("410 Expired") for error in lost)
 
 
 def _compact(api: ControlPlane) -> None:

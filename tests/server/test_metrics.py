@@ -1,11 +1,14 @@
 """Metrics: names and labels that dashboards rely on, and as many series as there are kinds, not tenants."""
 
+import time
+
 import pytest
 
 from app.core.constants import LEVEL
 from app.core.decision import Action, Reason
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.core.selection import Refused
+from app.kube.store import ObjectStore
 from app.server.metrics import Metrics
 from tests.factories import make_facts, make_policy
 from tests.server.support import Endpoint, make_review
@@ -18,6 +21,7 @@ DOCUMENTED = {
     ("vm_consistency_policy_state", "gauge"): {"state"},
     ("vm_consistency_policy_loads", "counter"): {"result"},
     ("vm_consistency_store_objects", "gauge"): {"resource"},
+    ("vm_consistency_store_stale_seconds", "gauge"): {"resource"},
 }
 RULES = make_policy(rules=[{"name": "db", "match": {"namespaces": ["*"]}, "level": "crash", "allow": ["crash"]}])
 
@@ -26,7 +30,7 @@ def test_names_types_and_labels_are_the_documented_ones() -> None:
     endpoint = Endpoint(
         facts=make_facts(vm={LEVEL: "filesystem"}), state=PolicyState(Standing.VALID, RULES, digest="d")
     )
-    endpoint.metrics.show_stores({"namespaces": lambda: 7})
+    endpoint.metrics.show_stores({"namespaces": ObjectStore()})
     endpoint.response(make_review())  # so that each of them has a sample
 
     own = [family for family in endpoint.metrics.registry.collect() if family.name.startswith("vm_consistency")]
@@ -95,8 +99,20 @@ def test_a_fresh_process_shows_zeros_where_an_alert_looks_for_growth() -> None:
 
 
 def test_store_sizes_are_read_when_asked_for() -> None:
-    metrics, known = Metrics(), ["a"]
-    metrics.show_stores({"pods": lambda: len(known)})
-    known.append("b")
+    metrics, store = Metrics(), ObjectStore[str]()
+    metrics.show_stores({"pods": store})
+    store.put(("team", "a"), "a")
 
-    assert metrics.registry.get_sample_value("vm_consistency_store_objects", {"resource": "pods"}) == 2
+    assert metrics.registry.get_sample_value("vm_consistency_store_objects", {"resource": "pods"}) == 1
+
+
+def test_how_long_a_store_is_without_a_watch() -> None:
+    metrics, store = Metrics(), ObjectStore[str]()
+    metrics.show_stores({"pods": store})
+
+    def shown() -> float | None:
+        return metrics.registry.get_sample_value("vm_consistency_store_stale_seconds", {"resource": "pods"})
+
+    assert shown() == 0
+    store.out_of_touch_since = time.monotonic() - 40
+    assert 40 <= (shown() or 0) < 60
