@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 import app
 from app.core.constants import HOOK_KEYS, PREFIX, UPSTREAM
@@ -86,6 +87,18 @@ def test_every_variable_of_the_container_is_a_setting(overlay: Overlay) -> None:
     prefix = Settings.model_config["env_prefix"]
     known = {prefix + name.upper() for name in Settings.model_fields}
     assert {variable["name"] for variable in overlay.container["env"]} <= known
+
+
+def test_kubelet_sets_no_variable_that_is_taken_for_a_setting(
+    overlay: Overlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert overlay.pod_spec["enableServiceLinks"] is False
+
+    for service in (item for item in overlay.objects if item["kind"] == "Service"):
+        link = service["metadata"]["name"].upper().replace("-", "_")
+        monkeypatch.setenv(f"{link}_PORT", f"tcp://10.0.0.1:{service['spec']['ports'][0]['port']}")
+    with pytest.raises(ValidationError, match="port"):  # or else the assertion above would guard nothing
+        Settings()
 
 
 def test_a_terminating_pod_has_time_to_drain(overlay: Overlay, settings: Settings) -> None:
