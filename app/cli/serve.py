@@ -27,6 +27,8 @@ def run(*, kubeconfig: Path | None, context: str | None, policy: Path | None, ce
     else:
         from app.server import standalone
 
+        if not policy.is_file():
+            misuse(f"{policy}: no such file")
         try:
             run_process(settings, partial(standalone.assemble, policy=policy, certs=certs))
         except CertificateError as error:

@@ -1,23 +1,19 @@
-"""The policy from its ConfigMap, with a copy of the last good one in another that outlives a restart."""
+"""The policy from its ConfigMap."""
 
 import asyncio
-import logging
+import contextlib
 from dataclasses import dataclass
 
-from app.controllers.policy_keeper import KEY, PolicyKeeper
-from app.kube.client import ApiError, Json, KubeClient, KubeError
+from app.controllers.last_good import LastGoodCopy
+from app.controllers.policy_keeper import KEY, Parsed, PolicyKeeper, parse
+from app.kube.client import Json, KubeClient
 from app.kube.reflector import Reflector
 from app.kube.resources import CONFIG_MAPS
 from app.kube.store import ObjectStore
 from app.settings import Settings
 
-_log = logging.getLogger("vm-consistency.policy")
-
-SOURCE_VERSION = "vm-consistency.io/policy-resource-version"
-"""On the copy: the resourceVersion that the policy ConfigMap had, so that a slow replica puts no older one back."""
-
-_RECALL_AGAIN_SECONDS = 1.0
 _SAVE_AGAIN_SECONDS = (1.0, 60.0)
+_BINARY = f"{KEY} is binary (it is in binaryData); save it as UTF-8 text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +21,32 @@ class _Written:
     """The ConfigMap as an admin left it."""
 
     text: str | None
+    is_binary: bool
+    uid: str
     resource_version: str
+
+    @property
+    def content(self) -> tuple[str | None, bool]:
+        return self.text, self.is_binary
+
+    def parse(self) -> Parsed:
+        return parse(None, _BINARY) if self.is_binary else parse(self.text)
 
 
 def _decode(config_map: Json) -> _Written:
-    data = config_map.get("data") or {}
-    return _Written(data.get(KEY), config_map["metadata"]["resourceVersion"])
+    metadata = config_map["metadata"]
+    text = (config_map.get("data") or {}).get(KEY)
+    is_binary = KEY in (config_map.get("binaryData") or {})
+    return _Written(text, is_binary, metadata["uid"], metadata["resourceVersion"])
 
 
 class ConfigMapPolicy:
     """Keeps `keeper` at the newest policy of the cluster."""
 
     def __init__(self, client: KubeClient, settings: Settings, keeper: PolicyKeeper) -> None:
-        self._client = client
         self._keeper = keeper
+        self._copy = LastGoodCopy(client, settings.namespace, settings.last_good_config_map)
         self._key = (settings.namespace, settings.policy_config_map)
-        self._copy_path = CONFIG_MAPS.object(settings.last_good_config_map, settings.namespace)
         self._store = ObjectStore[_Written]()
         self._changed = asyncio.Event()
         self._store.subscribe(lambda *_: self._changed.set())
@@ -54,71 +60,38 @@ class ConfigMapPolicy:
 
     async def _follow(self) -> None:
         await self.reflector.wait_synced()
-        await self._recall()
-        seen: str | None = "\0"  # no text of a policy: the first one always counts
+        taken: tuple[str | None, bool] | None = None
+        saved: str | None = None
+        pause, longest = _SAVE_AGAIN_SECONDS
         while True:
             self._changed.clear()
             written = self._store.get(*self._key)
             if written is None:
-                seen = "\0"
+                taken = None
                 self._keeper.absent()
-            elif written.text != seen:
-                seen = written.text
-                # In a thread: a policy of the largest size takes half a second, and reviews must not wait for it.
-                if await asyncio.to_thread(self._keeper.read, seen) and not self._changed.is_set():
-                    await self._save(written)
-            await self._changed.wait()
-
-    async def _recall(self) -> None:
-        """Learn the last good policy of an earlier life, however long the API server takes to tell.
-
-        Without it, an invalid policy would count as one with nothing to fall back on.
-        """
-        while True:
-            try:
-                text = (await self._copy())[0]
-            except KubeError as error:
-                fields = {"path": self._copy_path, "error": str(error)}
-                _log.warning("the last good policy can't be read", extra=fields)
-                if isinstance(error, ApiError) and error.status in (403, 404):
-                    return
-                await asyncio.sleep(_RECALL_AGAIN_SECONDS)
+            elif written.content != taken:
+                taken = written.content if await self._take(written) else None
+            if written is None or written.text == saved or not self._keeper.is_valid:
+                await self._changed.wait()
+            elif await self._copy.save(written.text or "", written.uid, written.resource_version):
+                saved, pause = written.text, _SAVE_AGAIN_SECONDS[0]
             else:
-                break
-        if text is not None:
-            await asyncio.to_thread(self._keeper.remember, text)
-
-    async def _copy(self) -> tuple[str | None, Json]:
-        config_map = await self._client.get(self._copy_path)
-        return (config_map.get("data") or {}).get(KEY), config_map["metadata"]
-
-    async def _save(self, written: _Written) -> None:
-        """Keep a copy of the policy in force; tried again until it works or the policy changes."""
-        pause, longest = _SAVE_AGAIN_SECONDS
-        while True:
-            try:
-                await self._save_once(written)
-            except KubeError as error:
-                if not (isinstance(error, ApiError) and error.status == 409):
-                    fields = {"path": self._copy_path, "error": str(error), "retrySeconds": pause}
-                    _log.warning("the policy in force can't be kept for a restart", extra=fields)
-            else:
-                return
-            try:
-                await asyncio.wait_for(self._changed.wait(), pause)
-            except TimeoutError:
+                await self._changed_within(pause)
                 pause = min(2 * pause, longest)
-            else:
-                return
 
-    async def _save_once(self, written: _Written) -> None:
-        text, metadata = await self._copy()
-        newest = (metadata.get("annotations") or {}).get(SOURCE_VERSION, "")
-        # API servers since 1.35 promise that resourceVersions of one resource can be compared as integers; etcd always
-        # made it so.
-        is_older = newest.isdecimal() and int(newest) > int(written.resource_version)
-        if text == written.text or is_older:
-            return
-        annotations = {SOURCE_VERSION: written.resource_version}
-        body: Json = {"metadata": {"resourceVersion": metadata["resourceVersion"], "annotations": annotations}}
-        await self._client.patch(self._copy_path, {**body, "data": {KEY: written.text}})
+    async def _take(self, written: _Written) -> bool:
+        """Give the policy to the keeper; returns False if a newer one came before that could be done."""
+        # In a thread: a policy of the largest size takes half a second, and reviews must not wait for it.
+        parsed = await asyncio.to_thread(written.parse)
+        if isinstance(parsed, list) and not self._keeper.knows_a_good_one:
+            known, text = await self._copy.recall(until=self._changed)
+            if not known:
+                return False
+            if text is not None:
+                self._keeper.remember(text, await asyncio.to_thread(parse, text))
+        self._keeper.take(written.text or "", parsed)
+        return True
+
+    async def _changed_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from app.controllers.policy_keeper import PolicyKeeper
+from app.controllers.policy_keeper import PolicyKeeper, parse
 
 _log = logging.getLogger("vm-consistency.policy")
 
@@ -17,25 +17,34 @@ class PolicyFile:
         self._path = path
         self._keeper = keeper
         self._period = period
-        self._seen: str | None = "\0"  # no text of a policy, so that the first check always counts
+        self._seen: bytes | None = None
+        self._trouble = ""
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Read the file if it changed; one that can't be read leaves things as they are."""
         try:
-            text = self._path.read_text(encoding="utf-8") if self._path.exists() else None
-        except (OSError, UnicodeDecodeError) as error:
-            _log.warning("policy file unreadable", extra={"path": str(self._path), "error": str(error)})
-            return
-        if text == self._seen:
-            return
-        self._seen = text
-        if text is None:
-            self._keeper.absent()
-        else:
-            self._keeper.read(text)
+            content = self._path.read_bytes()
+        except OSError as error:
+            return self._report(error.strerror or str(error))
+        if content == self._seen:
+            return None
+        self._seen = content
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            return self._report(f"not UTF-8 text, at byte {error.start}")
+        self._trouble = ""
+        self._keeper.take(text, await asyncio.to_thread(parse, text))
+        return None
 
     async def run(self) -> None:
         """Check for ever."""
         while True:
-            self.check()
+            await self.check()
             await asyncio.sleep(self._period)
+
+    def _report(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            fields = {"path": str(self._path), "error": trouble}
+            _log.warning("policy file not read, what was read before holds", extra=fields)
+        self._trouble = trouble

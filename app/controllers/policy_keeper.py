@@ -5,15 +5,26 @@ import logging
 from collections.abc import Callable
 
 from app.core.policy import BUILT_IN, Policy, PolicyState, Standing
-from app.core.policy_load import Finding, PolicyError, load_policy
+from app.core.policy_load import Finding, LoadedPolicy, PolicyError, load_policy
 
 _log = logging.getLogger("vm-consistency.policy")
 
 KEY = "policy.yaml"
-_NO_KEY = Finding("", 0, f"the ConfigMap has no key {KEY}")
+Parsed = LoadedPolicy | list[Finding]
+"""A good policy, or everything that is wrong with it."""
 
 Observer = Callable[[PolicyState, bool | None], None]
 """Told the new state, and whether the policy just read was good; None where there was none to read."""
+
+
+def parse(text: str | None, missing: str = f"the ConfigMap has no key {KEY}") -> Parsed:
+    """Read a policy; `missing` is what is wrong where there is no text. Takes half a second for the largest one."""
+    if text is None:
+        return [Finding("", 0, missing)]
+    try:
+        return load_policy(text)
+    except PolicyError as error:
+        return error.findings
 
 
 class PolicyKeeper:
@@ -42,40 +53,43 @@ class PolicyKeeper:
             return f"the newest policy is invalid, the last good one holds: {self._state.error}"
         return None
 
-    def remember(self, text: str) -> bool:
-        """Take `text`, kept from an earlier life, as the last good policy unless a newer one is known.
-
-        Returns False for what this version can't read.
-        """
-        try:
-            policy = load_policy(text).policy
-        except PolicyError as error:
-            _log.warning("the last good policy can't be used by this version", extra={"error": str(error)})
-            return False
-        if self._good is None:
-            self._good = (policy, digest(text))
-        return True
+    def remember(self, text: str, parsed: Parsed) -> None:
+        """Take `text`, kept from an earlier life, as the last good policy unless a newer one is known."""
+        if isinstance(parsed, list):
+            fields = {"errors": [str(finding) for finding in parsed]}
+            _log.warning("the last good policy can't be used by this version", extra=fields)
+        elif self._good is None:
+            self._good = (parsed.policy, digest(text))
 
     def absent(self) -> None:
         """There is no policy: the built-in default holds at once."""
         _log.info("there is no policy; the built-in default holds")
         self._enter(PolicyState(Standing.ABSENT, BUILT_IN), None)
 
-    def read(self, text: str | None) -> bool:
-        """Take the newest policy, None for a ConfigMap without the key; returns whether it is good."""
-        if text is None:
-            return self._reject([_NO_KEY])
-        try:
-            loaded = load_policy(text)
-        except PolicyError as error:
-            return self._reject(error.findings)
+    @property
+    def knows_a_good_one(self) -> bool:
+        """Whether there is something to fall back on."""
+        return self._good is not None
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the newest policy is in force."""
+        return self._state.standing is Standing.VALID
+
+    def take(self, text: str, parsed: Parsed) -> bool:
+        """Take the newest policy and what `parse` made of it; returns whether it is good."""
+        if isinstance(parsed, list):
+            return self._reject(parsed)
         known = digest(text)
-        self._good = (loaded.policy, known)
-        doubts = [str(doubt) for doubt in loaded.doubts]
-        fields = {"mode": loaded.policy.mode, "digest": known, "warnings": doubts}
-        _log.info("policy in force", extra=fields)
-        self._enter(PolicyState(Standing.VALID, loaded.policy, digest=known), good=True)
+        self._good = (parsed.policy, known)
+        doubts = [str(doubt) for doubt in parsed.doubts]
+        _log.info("policy in force", extra={"mode": parsed.policy.mode, "digest": known, "warnings": doubts})
+        self._enter(PolicyState(Standing.VALID, parsed.policy, digest=known), good=True)
         return True
+
+    def read(self, text: str) -> bool:
+        """Parse the newest policy and take it; returns whether it is good."""
+        return self.take(text, parse(text))
 
     def _reject(self, errors: list[Finding]) -> bool:
         findings = [str(finding) for finding in errors]

@@ -72,7 +72,8 @@ SERVE_MISUSE = [
     pytest.param(["--kubeconfig", "{kubeconfig}", "--context", "other"], {}, "other", id="no-context"),
     pytest.param(["--policy", "policy.yaml"], {}, "--policy and --certs belong together", id="policy-alone"),
     pytest.param(["--certs", "certs"], {}, "--policy and --certs belong together", id="certs-alone"),
-    pytest.param(["--policy", "p", "--certs", "{folder}"], {}, "make certs", id="no-certificates"),
+    pytest.param(["--policy", "{kubeconfig}", "--certs", "{folder}"], {}, "make certs", id="no-certificates"),
+    pytest.param(["--policy", "p", "--certs", "{folder}"], {}, "p: no such file", id="no-policy"),
 ]
 KUBECONFIG = {
     "apiVersion": "v1",

@@ -79,8 +79,9 @@ def test_the_policy_file_is_reloaded_and_a_bad_one_changes_nothing(webhook: Serv
     assert status == 200
     assert "[!] policy: the newest policy is invalid" in text
 
-    webhook.policy.unlink()
-    wait_for(lambda: level(connection) == "filesystem", 5, what="the built-in default")
+    webhook.policy.unlink()  # as an editor does, before it puts the new file there
+    wait_for(lambda: any("No such file" in str(line) for line in webhook.log()), 5, what="a word about it")
+    assert level(connection) == "crash"
 
     webhook.write_policy(default={"level": "filesystem"})
     wait_for(lambda: webhook.shows('vm_consistency_policy_state{state="valid"} 1.0'), 5, what="the good policy")
