@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     context: str | None = None
 
     kubevirt_api_group: str = UPSTREAM.api_group
+    kubevirt_kind_prefix: str = UPSTREAM.kind_prefix
     kubevirt_launcher_label: str = UPSTREAM.launcher_label
     kubevirt_launcher_label_value: str = UPSTREAM.launcher_label_value
     kubevirt_ephemeral_annotation: str = UPSTREAM.ephemeral_annotation
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
         """The names of KubeVirt, or of the fork that runs in this cluster."""
         return KubeVirtNames(
             api_group=self.kubevirt_api_group,
+            kind_prefix=self.kubevirt_kind_prefix,
             launcher_label=self.kubevirt_launcher_label,
             launcher_label_value=self.kubevirt_launcher_label_value,
             ephemeral_annotation=self.kubevirt_ephemeral_annotation,

@@ -129,9 +129,7 @@ class _Selector:
 
     def _hands_off(self) -> str | None:
         if self.template.managed is not None:
-            message = (
-                f"{_TEMPLATE_WHERE}: {MANAGED} has no effect here; write it on the VM itself or the Namespace"
-            )
+            message = f"{_TEMPLATE_WHERE}: {MANAGED} has no effect here; write it on the VM itself or the Namespace"
             self._refuse(TEMPLATE, Refused.MANAGED_IN_TEMPLATE, message)
         if not self.choice.managed:
             return self.choice.source

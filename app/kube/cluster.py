@@ -57,12 +57,12 @@ def cluster_reflectors(
     def reflector(resource: Resource, store: ObjectStore[T], decode: Callable[[Json], T]) -> Reflector[T]:
         return Reflector(client, resource, store, decode, metadata_only=True, timings=timings)
 
-    group = stores.names.api_group
+    names = stores.names
     return (
         reflector(NAMESPACES, stores.namespaces, stores.namespace),
-        reflector(virtual_machine_instances(group), stores.instances, stores.instance),
-        reflector(virtual_machines(group), stores.machines, stores.machine),
-        reflector(kubevirts(group), stores.kubevirts, stores.kubevirt),
+        reflector(virtual_machine_instances(names), stores.instances, stores.instance),
+        reflector(virtual_machines(names), stores.machines, stores.machine),
+        reflector(kubevirts(names), stores.kubevirts, stores.kubevirt),
     )
 
 

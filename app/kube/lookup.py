@@ -26,10 +26,10 @@ class StoreFacts:
 
     def __init__(self, client: KubeClient, stores: ClusterStores, deadline: float) -> None:
         """`deadline`: seconds for all of one call of `facts`."""
-        group = stores.names.api_group
+        names = stores.names
         self._client, self._stores, self._deadline = client, stores, deadline
-        self._instances, self._machines = virtual_machine_instances(group), virtual_machines(group)
-        self._kubevirts = kubevirts(group)
+        self._instances, self._machines = virtual_machine_instances(names), virtual_machines(names)
+        self._kubevirts = kubevirts(names)
         self._flights: dict[tuple[str, str], asyncio.Task[Any]] = {}
 
     async def facts(self, namespace: str, vmi: OwnerReference) -> Facts:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from app.core.constants import KubeVirtNames
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:
@@ -39,16 +41,20 @@ SECRETS = Resource("", "v1", "secrets")
 MUTATING_WEBHOOKS = Resource("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations")
 
 
-def virtual_machines(group: str) -> Resource:
-    """KubeVirt's VirtualMachines in the API group of KubeVirt or of a fork."""
-    return Resource(group, "v1", "virtualmachines")
+def virtual_machines(names: KubeVirtNames) -> Resource:
+    """VirtualMachines of KubeVirt or of a fork."""
+    return _kubevirt_resource(names, "virtualmachines")
 
 
-def virtual_machine_instances(group: str) -> Resource:
-    """KubeVirt's VirtualMachineInstances in the API group of KubeVirt or of a fork."""
-    return Resource(group, "v1", "virtualmachineinstances")
+def virtual_machine_instances(names: KubeVirtNames) -> Resource:
+    """VirtualMachineInstances of KubeVirt or of a fork."""
+    return _kubevirt_resource(names, "virtualmachineinstances")
 
 
-def kubevirts(group: str) -> Resource:
+def kubevirts(names: KubeVirtNames) -> Resource:
     """The objects that configure KubeVirt itself; normally there is one."""
-    return Resource(group, "v1", "kubevirts")
+    return _kubevirt_resource(names, "kubevirts")
+
+
+def _kubevirt_resource(names: KubeVirtNames, plural: str) -> Resource:
+    return Resource(names.api_group, "v1", f"{names.kind_prefix.lower()}{plural}")

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from app.core.constants import KubeVirtNames
 from app.kube.client import JSON_PATCH, ApiError, ApiUnavailable, KubeClient, UnreadableAnswer
 from app.kube.connection import Configuration, Refresh
 from app.kube.resources import NAMESPACES, Resource, virtual_machines
@@ -177,11 +178,11 @@ async def test_what_is_sent() -> None:
 
 
 def test_paths() -> None:
-    machines = virtual_machines("fork.example")
-    assert machines.object("db.1", "team") == "/apis/fork.example/v1/namespaces/team/virtualmachines/db.1"
-    assert machines.collection() == "/apis/fork.example/v1/virtualmachines"
+    machines = virtual_machines(KubeVirtNames(api_group="fork.example", kind_prefix="Fork"))
+    assert machines.object("db.1", "team") == "/apis/fork.example/v1/namespaces/team/forkvirtualmachines/db.1"
+    assert machines.collection() == "/apis/fork.example/v1/forkvirtualmachines"
     assert NAMESPACES.collection() == "/api/v1/namespaces"
-    assert str(machines) == "virtualmachines.fork.example"
+    assert str(machines) == "forkvirtualmachines.fork.example"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../secrets/x", "a%2Fb"])

@@ -111,7 +111,7 @@ async def test_an_instance_made_anew_under_the_same_name(api: ControlPlane) -> N
 async def test_only_metadata_is_sent_also_of_custom_resources(api: ControlPlane) -> None:
     api.client.create(make_namespace("lean"))
     api.client.create(make_vmi("db", "lean"))
-    instances = virtual_machine_instances("kubevirt.io")
+    instances = virtual_machine_instances(UPSTREAM)
     async with client_of(api.kubeconfig) as client:
         one = await client.get(instances.object("db", "lean"), metadata_only=True)
         page = await client.list_page(instances.collection("lean"), metadata_only=True)
