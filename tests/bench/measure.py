@@ -7,11 +7,17 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from tests.bench.rivals import Load
-from tests.bench.stage import GO, LIMIT, NONE, OURS, POLICY, Stage
+from tests.bench.stage import GO, LIMIT, NONE, OURS, POLICY, POLICY_AGAIN, Stage
 from tests.controlplane.progress import say
 
 DIRECT = (OURS, GO, LIMIT)
-CREATES = (NONE, LIMIT, OURS, POLICY, GO)
+CREATES = (NONE, LIMIT, OURS, POLICY, POLICY_AGAIN, GO)
+
+Measure = Callable[[str, float, float], Load]
+"""Measures a contender for so many seconds, after so many of warm-up."""
+
+QUIET = 0.1
+"""Share of the machine that others may take during a quiet run: kernel threads and etcd take some too."""
 
 _SETTLE_SECONDS = 3.0
 
@@ -23,6 +29,8 @@ class Plan:
     rounds: int = 8
     seconds: float = 2.5
     warm_up: float = 1.0
+    attempts: int = 3
+    """How often to try for a quiet run; the quietest one counts."""
     starts: int = 3
 
 
@@ -44,9 +52,13 @@ class Rounds:
         return statistics.fmean(load.elsewhere for loads in self.loads.values() for load in loads)
 
     def ratio(self, one: str, other: str, figure: Callable[[Load], float]) -> float:
-        """The median, over the rounds, of the ratio within a round: what slows both down cancels out."""
-        pairs = zip(self.loads[one], self.loads[other], strict=True)
-        return statistics.median(figure(first) / figure(second) for first, second in pairs)
+        """The median, over the rounds, of the ratio within a round: what slows both down cancels out.
+
+        Rounds that were quiet for both count, if there are any: noise does not hit one core and two alike.
+        """
+        pairs = list(zip(self.loads[one], self.loads[other], strict=True))
+        quiet = [pair for pair in pairs if all(load.elsewhere <= QUIET for load in pair)]
+        return statistics.median(figure(first) / figure(second) for first, second in quiet or pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +82,23 @@ def run(stage: Stage, plan: Plan) -> Results:
     return Results(direct, through_apiserver, ready, idle, loaded, plan)
 
 
-def _rounds(what: str, contenders: Sequence[str], plan: Plan, measure: Callable[[str, float, float], Load]) -> Rounds:
+def _rounds(what: str, contenders: Sequence[str], plan: Plan, measure: Measure) -> Rounds:
     loads: dict[str, list[Load]] = {name: [] for name in contenders}
     for number in range(plan.rounds):
         for name in contenders:
-            load = measure(name, plan.seconds, plan.warm_up)
+            load = _quietest(plan, lambda: measure(name, plan.seconds, plan.warm_up))  # noqa: B023 - called at once
             figures = f"{load.per_second:,.0f}/s, {load.elsewhere:.0%} of the machine elsewhere"
             say(f"{what}, round {number + 1} of {plan.rounds}: {name}: {figures}")
             loads[name].append(load)
     return Rounds(loads)
+
+
+def _quietest(plan: Plan, measure: Callable[[], Load]) -> Load:
+    """Measure until a run is quiet, a few times at most."""
+    tried: list[Load] = []
+    while len(tried) < plan.attempts and all(load.elsewhere > QUIET for load in tried):
+        tried.append(measure())
+    return min(tried, key=lambda load: load.elsewhere)
 
 
 def _starts(stage: Stage, times: int) -> tuple[list[float], list[float]]:

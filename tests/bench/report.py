@@ -7,12 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.bench.measure import CREATES, DIRECT, Results, Rounds
+from tests.bench.measure import CREATES, DIRECT, QUIET, Results, Rounds
 from tests.bench.rivals import CONNECTIONS, Load
 from tests.bench.stage import GO, LIMIT, NAMESPACES, OURS, POLICY
-
-QUIET = 0.1
-"""Share of the machine that others may take without a word: kernel threads and etcd take some too."""
 
 
 @dataclass(frozen=True, slots=True)
