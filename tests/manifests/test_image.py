@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,21 @@ def test_runs_the_command_as_a_numeric_user() -> None:
     assert int(group) > 0
     settings = Settings()
     assert _the("EXPOSE").split() == [str(settings.port), str(settings.ops_port)]
+
+
+def test_python_is_the_oldest_that_the_project_promises() -> None:
+    [python] = [one.arguments for one in INSTRUCTIONS if one.name == "ARG"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert python == f"PYTHON={project['requires-python'].removeprefix('>=')}"
+    bases = [one.arguments.split()[0] for one in INSTRUCTIONS if one.name == "FROM"]
+    assert bases == ["python:${PYTHON}-slim"] * 2
+
+
+def test_whatever_is_installed_is_locked() -> None:
+    runs = [one.arguments for one in INSTRUCTIONS if one.name == "RUN"]
+    [install] = [run for run in runs if re.search(r"\b(install|wheel|download|build)\b", run)]
+    assert "--require-hashes" in install
+    assert "--only-binary :all:" in install
 
 
 def test_no_build_tools_in_the_final_image() -> None:
@@ -122,4 +138,5 @@ def test_no_import_has_to_compile(installed: Path) -> None:
 
 def test_no_tools_are_installed(installed: Path) -> None:
     [packages] = installed.glob("lib/python3*/site-packages")
+    assert packages.is_dir()
     assert not {"pip", "setuptools", "wheel", "hatchling"} & {path.name for path in packages.iterdir()}
