@@ -7,14 +7,13 @@ import logging
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from app.controllers.loop import ObjectApi, Pace, Problem, ReconcileLoop, waking
+from app.controllers.loop import ObjectApi, Pace, Problem, ReconcileLoop, until_won, waking
 from app.kube.client import JSON_PATCH, ApiError, Json, KubeClient
 from app.kube.resources import MUTATING_WEBHOOKS, Resource
 from app.tls.serving import ServingContext
 
 _log = logging.getLogger("vm-consistency.ca-injector")
 
-_ATTEMPTS: Final = 5
 _RACE_LOST: Final = (409, 422)
 """A `test` of a JSON patch that fails is answered 422, like an object that isn't valid."""
 
@@ -83,14 +82,10 @@ class CaInjector:
 
         Raises KubeError, and Problem for what an administrator has to put right.
         """
-        attempt = 1
-        while True:
-            try:
-                return await self._pass()
-            except ApiError as error:
-                if error.status not in _RACE_LOST or attempt == _ATTEMPTS:
-                    raise Problem(f"{self._where}: the CA bundle can't be written: {error}") from error
-            attempt += 1
+        try:
+            return await until_won(self._pass, _RACE_LOST)
+        except ApiError as error:
+            raise Problem(f"{self._where}: the CA bundle can't be written: {error}") from error
 
     @property
     def _where(self) -> str:

@@ -4,28 +4,26 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
-from app.controllers.loop import ObjectApi, Pace, Problem, ReconcileLoop, waking
+from app.controllers.loop import ObjectApi, Pace, Problem, ReconcileLoop, until_won, waking
 from app.kube.client import ApiError, Json, KubeClient
 from app.kube.resources import SECRETS
 from app.tls.authority import KeyMaterial, ensure
 from app.tls.serving import ServingContext, utc_now
-from app.tls.x509 import CertificateError
+from app.tls.x509 import CertificateBundle, CertificateError
 
 _log = logging.getLogger("vm-consistency.certificates")
-
-_ATTEMPTS: Final = 5
-"""Reads and writes in one pass before it is left to the next one: each lost race means that somebody else won."""
 
 
 class CertificateController:
     """Keeps good certificates in the Secret and serves them.
 
     The Secret comes empty with the manifests. Every write carries the resourceVersion of what was read, so of several
-    replicas that find the same fault one repairs it and the others take what it wrote.
+    replicas that find the same fault one repairs it and the others take what it wrote. Where the Secret was emptied,
+    a replica puts back the certificate that it still serves: API servers get to know a new CA only after that.
     """
 
     def __init__(
@@ -71,14 +69,10 @@ class CertificateController:
         Raises KubeError, and Problem for what an administrator has to put right.
         """
         async with self._lock:
-            attempt = 1
-            while True:
-                try:
-                    return await self._pass()
-                except ApiError as error:
-                    if error.status != 409 or attempt == _ATTEMPTS:
-                        raise Problem(f"{self._where} can't be written: {error}") from error
-                attempt += 1
+            try:
+                return await until_won(self._pass)
+            except ApiError as error:
+                raise Problem(f"{self._where} can't be written: {error}") from error
 
     @property
     def _where(self) -> str:
@@ -86,7 +80,7 @@ class CertificateController:
 
     async def _pass(self) -> float | None:
         secret = await self._read()
-        ensured = ensure(_material(secret), self.ca_pem, self.serving.names, self._clock())
+        ensured = ensure(_material(secret), self._remembered(), self.serving.names, self._clock())
         if ensured.reasons:
             if delay := self._pace.delay():
                 return delay
@@ -96,33 +90,22 @@ class CertificateController:
         self._use(ensured.material)
         return None
 
-    async def _read(self) -> Json | None:
+    def _remembered(self) -> CertificateBundle:
+        served = self.serving.bundle
+        return CertificateBundle(served.cert_pem if served else b"", served.key_pem if served else b"", self.ca_pem)
+
+    async def _read(self) -> Json:
         try:
             return await self._api.get(SECRETS.object(self._name, self._namespace))
         except ApiError as error:
             if error.status == 404:
-                return None
+                raise Problem(f"{self._where} does not exist: apply the manifests, which bring it") from error
             raise Problem(f"{self._where} can't be read: {error}") from error
 
-    async def _write(self, secret: Json | None, material: KeyMaterial) -> None:
+    async def _write(self, secret: Json, material: KeyMaterial) -> None:
         data = {key: base64.b64encode(pem).decode() for key, pem in material.as_data().items()}
-        if secret is None:
-            await self._create(data)
-            return
         guard = {"resourceVersion": secret["metadata"]["resourceVersion"]}
         await self._api.patch(SECRETS.object(self._name, self._namespace), {"metadata": guard, "data": data})
-
-    async def _create(self, data: Mapping[str, str]) -> None:
-        metadata = {"name": self._name, "namespace": self._namespace}
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
-        try:
-            await self._api.post(SECRETS.collection(self._namespace), secret)
-        except ApiError as error:
-            if error.status == 409:
-                raise
-            raise Problem(
-                f"{self._where} does not exist and can't be created ({error}): apply the manifests, which bring it"
-            ) from error
 
     def _use(self, material: KeyMaterial) -> None:
         changed = material.ca_pem != self.ca_pem
@@ -139,8 +122,8 @@ class CertificateController:
                 callback()
 
 
-def _material(secret: Json | None) -> KeyMaterial:
-    data: Any = (secret or {}).get("data")
+def _material(secret: Json) -> KeyMaterial:
+    data: Any = secret.get("data")
     return KeyMaterial.from_data({key: _decoded(value) for key, value in data.items()} if data else {})
 
 

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Container
+from typing import Final, Protocol, TypeVar
 
 from app.kube.client import ApiError, Json, KubeClient, KubeError
 from app.kube.reflector import Reflector
@@ -18,16 +18,17 @@ PERIOD: Final = 600.0
 MAX_BACKOFF: Final = 60.0
 """Seconds between tries at something that keeps failing."""
 
+ATTEMPTS: Final = 5
+"""Reads and writes in one pass before it is left to the next one: each lost race means that somebody else won."""
+
+T = TypeVar("T")
+
 
 class ObjectApi(Protocol):
     """What a controller of one object asks of the API server; `app.kube.client.KubeClient` is one."""
 
     async def get(self, path: str) -> Json:
         """GET an object."""
-        ...
-
-    async def post(self, path: str, body: Json) -> Json:
-        """Create an object in a collection."""
         ...
 
     async def patch(self, path: str, body: Json | list[Json], content_type: str = ...) -> Json:
@@ -110,6 +111,20 @@ class ReconcileLoop:
         self._failures += 1
         backoff = min(MAX_BACKOFF, 2.0 ** min(self._failures, 10) / 2) * random.uniform(0.5, 1)  # noqa: S311
         return max(backoff, retry_after or 0.0)
+
+
+async def until_won(attempt: Callable[[], Awaitable[T]], lost: Container[int] = (409,)) -> T:
+    """Read and write by `attempt`, again where another's write came between; raises the last ApiError after ATTEMPTS.
+
+    `lost` are the HTTP status codes that say so; every other error is raised at once.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await attempt()
+        except ApiError as error:
+            if error.status not in lost:
+                raise
+    return await attempt()
 
 
 def waking(

@@ -1,12 +1,15 @@
 """What the replicas share in their Secret, and what has to be made anew in it.
 
-A CA certificate leaves ca.crt only when it expired: until then an API server or a replica that has not seen its
-successor may still depend on it. So the CA changes without a gap: the new one is put in front of the old one, the
-serving certificate stays, and when its own turn comes it is signed by the new CA, which everybody trusts by then.
+A CA certificate leaves ca.crt when it expired, when an administrator takes it out, or as the oldest of more than
+MAX_CAS; for no other reason, because an API server or a replica that has not seen its successor may still depend on
+it. So the CA changes without a gap: the new one is put in front of the old one, the serving certificate stays, and
+when its own turn comes it is signed by the new CA, which everybody trusts by then. The same holds where the Secret
+was emptied: a replica that remembers the serving certificate and its CAs puts them back beside the new CA. Only a
+replica that remembers nothing, as all do after a restart, has nothing to put back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Self
 
@@ -73,21 +76,37 @@ class Ensured:
     reasons: tuple[str, ...] = ()
 
 
-def ensure(held: KeyMaterial, remembered: bytes, names: Sequence[str], now: datetime) -> Ensured:
+def ensure(held: KeyMaterial, remembered: CertificateBundle, names: Sequence[str], now: datetime) -> Ensured:
     """Keep of `held` whatever is good at `now` and make the rest.
 
-    `remembered` are CA certificates (PEM) that were in the Secret earlier; they are put back only where `held` has
-    none that fits its CA key, so that an administrator can take a CA out.
+    `remembered` was in the Secret earlier. Its CA certificates are put back only where `held` has none that fits its
+    CA key, so that an administrator can take a CA out; its serving certificate only where another one would be signed
+    by a CA that nobody has seen yet, so that an administrator can have another one made by deleting tls.crt.
     """
-    authority, cas, ca_reasons = _ensure_ca(held, remembered, now)
+    authority, cas, ca_reasons = _ensure_ca(held, remembered.ca_pem, now)
     bundle = CertificateBundle(held.cert_pem, held.key_pem, _pem(cas))
-    leaf_reason = problem_with(bundle, names, now) or _leaf_due(held.cert_pem, authority, now)
+    leaf_reason = problem_with(bundle, names, now)
+    if leaf_reason:
+        bundle = _put_back(remembered, authority, cas, names, now) or new_leaf(authority, names, now)
+    elif leaf_reason := _leaf_due(held.cert_pem, authority, now):
+        bundle = new_leaf(authority, names, now)
     if not ca_reasons and not leaf_reason:
         return Ensured(held)
-    if leaf_reason:
-        bundle = new_leaf(authority, names, now)
     material = KeyMaterial(_pem(cas), authority.key_pem, bundle.cert_pem, bundle.key_pem)
     return Ensured(material, tuple(filter(None, (*ca_reasons, leaf_reason))))
+
+
+def _put_back(
+    remembered: CertificateBundle,
+    authority: Authority,
+    cas: list[x509.Certificate],
+    names: Sequence[str],
+    now: datetime,
+) -> CertificateBundle | None:
+    if authority.certificate in ca_certificates(remembered.ca_pem):
+        return None
+    bundle = replace(remembered, ca_pem=_pem(cas))
+    return None if problem_with(bundle, names, now) else bundle
 
 
 def _ensure_ca(

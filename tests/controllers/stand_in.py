@@ -46,14 +46,6 @@ class StandInApi:
         await self._request("get", path)
         return deepcopy(self._object(path))
 
-    async def post(self, path: str, body: Json) -> Json:
-        """Create an object in a collection."""
-        await self._request("post", path)
-        path = f"{path}/{body['metadata']['name']}"
-        if path in self.objects:
-            raise ApiError(409, "AlreadyExists", "already exists")
-        return self.put(path, body)
-
     async def patch(self, path: str, body: Json | list[Json], content_type: str = MERGE_PATCH) -> Json:
         """Merge patch, or JSON patch."""
         await self._request("patch", path)

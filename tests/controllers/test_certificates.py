@@ -17,8 +17,7 @@ from tests.controllers.stand_in import StandInApi
 from tests.tls.material import DAY, NAMES
 
 NAMESPACE, NAME = "vm-consistency", "vm-consistency-certs"
-SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
-PATH = f"{SECRETS}/{NAME}"
+PATH = f"/api/v1/namespaces/{NAMESPACE}/secrets/{NAME}"
 EMPTY: Json = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": NAME}, "type": "Opaque"}
 
 
@@ -72,10 +71,7 @@ async def test_nothing_is_written_when_all_is_well(api: StandInApi, clock: Clock
     assert first.serving.fingerprint == second.serving.fingerprint is not None
 
 
-@pytest.mark.parametrize("present", [True, False], ids=["empty-secret", "no-secret"])
-async def test_replicas_that_start_at_once_agree(api: StandInApi, clock: Clock, present: bool) -> None:
-    if not present:
-        del api.objects[PATH]
+async def test_replicas_that_start_at_once_agree(api: StandInApi, clock: Clock) -> None:
     replicas = [replica(api, clock) for _ in range(5)]
     await asyncio.gather(*(controller.reconcile() for controller in replicas))
     assert len({controller.serving.fingerprint for controller in replicas}) == 1
@@ -85,11 +81,11 @@ async def test_replicas_that_start_at_once_agree(api: StandInApi, clock: Clock, 
     assert api.version(PATH) == "2"
 
 
-async def test_an_absent_secret_that_may_not_be_created(api: StandInApi, clock: Clock) -> None:
+async def test_an_absent_secret_is_asked_for(api: StandInApi, clock: Clock) -> None:
     del api.objects[PATH]
-    api.refusals["post"] = [ApiError(403, "Forbidden", "secrets is forbidden")]
-    with pytest.raises(Problem, match=r"does not exist and can't be created .*403.*: apply the manifests"):
+    with pytest.raises(Problem, match=f"Secret {NAMESPACE}/{NAME} does not exist: apply the manifests"):
         await replica(api, clock).reconcile()
+    assert api.writes == 0
 
 
 @pytest.mark.parametrize(
@@ -160,13 +156,22 @@ async def test_a_hand_edit_is_repaired_and_the_ca_stays_trusted(
     assert held(api)["other"] == "aGk="
 
 
-async def test_a_wiped_secret_keeps_the_old_ca_trusted(api: StandInApi, clock: Clock) -> None:
-    controller = replica(api, clock)
+@pytest.mark.parametrize("deleted", [False, True], ids=["emptied", "deleted-and-applied"])
+async def test_a_wiped_secret_costs_no_review(api: StandInApi, clock: Clock, deleted: bool) -> None:
+    controller, another = replica(api, clock), replica(api, clock)
     await controller.reconcile()
-    ca = ca_certificates(controller.ca_pem)[0]
+    await another.reconcile()
+    known = controller.ca_pem  # to API servers, until the CA bundle is written
+    if deleted:
+        del api.objects[PATH]
+        with pytest.raises(Problem):
+            await controller.reconcile()
     api.put(PATH, EMPTY)
-    await controller.reconcile()
-    assert ca_certificates(controller.ca_pem)[1:] == [ca]
+    for one in (controller, another):
+        await one.reconcile()
+        assert one.serving.problem(known) is None
+        assert ca_certificates(one.ca_pem)[1:] == ca_certificates(known)
+    assert controller.serving.bundle == another.serving.bundle
 
 
 async def test_leaf_is_renewed_in_time_and_other_replicas_follow(api: StandInApi, clock: Clock) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from app.controllers.loop import MAX_BACKOFF, PERIOD, Pace, Problem, ReconcileLoop
+from app.controllers.loop import ATTEMPTS, MAX_BACKOFF, PERIOD, Pace, Problem, ReconcileLoop, until_won
 from app.kube.client import ApiError, ApiUnavailable
 
 LOG = logging.getLogger("tests.loop")
@@ -149,6 +149,39 @@ async def test_the_server_may_ask_for_a_longer_pause() -> None:
 
 async def test_time_alone_is_a_reason_to_look() -> None:
     assert PERIOD * 0.9 <= await ReconcileLoop(Script(None), LOG).step() <= PERIOD * 1.1
+
+
+class Race:
+    """Fails with one status after the other, then is won."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = list(statuses)
+        self.attempts = 0
+
+    async def __call__(self) -> str:
+        self.attempts += 1
+        if self.statuses:
+            raise ApiError(self.statuses.pop(0), "Refused", "no")
+        return "won"
+
+
+async def test_a_lost_race_is_run_again() -> None:
+    race = Race(*[409] * (ATTEMPTS - 1))
+    assert await until_won(race) == "won"
+    assert await until_won(Race(422, 409), (409, 422)) == "won"
+    assert race.attempts == ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("statuses", "attempts"),
+    [([409] * ATTEMPTS, ATTEMPTS), ([422], 1), ([409, 403], 2)],
+    ids=["lost", "invalid", "403"],
+)
+async def test_what_is_lost_for_good_is_raised(statuses: list[int], attempts: int) -> None:
+    race = Race(*statuses)
+    with pytest.raises(ApiError) as raised:
+        await until_won(race)
+    assert (raised.value.status, race.attempts) == (statuses[-1], attempts)
 
 
 def test_pace(monkeypatch: pytest.MonkeyPatch) -> None:

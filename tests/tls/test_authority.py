@@ -21,6 +21,7 @@ from app.tls.x509 import (
     CERT,
     CLOCK_SKEW,
     LEAF_LIFETIME,
+    CertificateBundle,
     ca_certificates,
     key_pem,
     new_ca,
@@ -33,7 +34,16 @@ from tests.tls.material import DAY, NAMES, NOW, ca, leaf
 SECOND = timedelta(seconds=1)
 
 
-def again(held: KeyMaterial, now: datetime = NOW, remembered: bytes = b"", names: tuple[str, ...] = NAMES) -> Ensured:
+NOTHING = CertificateBundle(b"", b"")
+
+
+def only_ca(pem: bytes) -> CertificateBundle:
+    return replace(NOTHING, ca_pem=pem)
+
+
+def again(
+    held: KeyMaterial, now: datetime = NOW, remembered: CertificateBundle = NOTHING, names: tuple[str, ...] = NAMES
+) -> Ensured:
     return ensure(held, remembered, names, now)
 
 
@@ -146,25 +156,71 @@ def test_an_expired_ca_leaves_the_bundle() -> None:
     now = ca().certificate.not_valid_after_utc
     made_leaf = new_leaf(successor, NAMES, now - DAY)
     held = KeyMaterial(successor.cert_pem + ca().cert_pem, successor.key_pem, made_leaf.cert_pem, made_leaf.key_pem)
-    before = ensure(held, b"", NAMES, now - SECOND)
-    after = ensure(held, b"", NAMES, now)
+    before = ensure(held, NOTHING, NAMES, now - SECOND)
+    after = ensure(held, NOTHING, NAMES, now)
     assert ca().certificate in ca_certificates(before.material.ca_pem)
     assert ca().certificate not in ca_certificates(after.material.ca_pem)
 
 
 def test_a_deleted_ca_certificate_is_put_back_from_memory() -> None:
-    made = again(replace(HELD, ca_pem=b""), remembered=HELD.ca_pem)
+    made = again(replace(HELD, ca_pem=b""), remembered=only_ca(HELD.ca_pem))
     assert made.material == HELD
     assert made.reasons == ("ca.crt is not just the valid CA certificates, newest first",)
 
 
-def test_a_wiped_secret_keeps_trust_in_the_ca_from_memory() -> None:
-    made = again(KeyMaterial(), remembered=HELD.ca_pem).material
+@pytest.mark.parametrize("left", [KeyMaterial(), KeyMaterial(ca_pem=HELD.ca_pem)], ids=["nothing", "ca-certificate"])
+def test_a_wiped_secret_keeps_the_leaf_and_its_ca_from_memory(left: KeyMaterial) -> None:
+    made = again(left, remembered=HELD.bundle).material
     assert ca_certificates(made.ca_pem)[1:] == [ca().certificate]
+    assert (made.cert_pem, made.key_pem) == (HELD.cert_pem, HELD.key_pem)
+    assert again(made, remembered=made.bundle) == Ensured(made)
+
+
+def test_a_leaf_put_back_after_its_time_is_renewed_when_the_new_ca_settled() -> None:
+    made = again(KeyMaterial(), LEAF_DUE, remembered=HELD.bundle).material
+    assert made.cert_pem == HELD.cert_pem
+    assert again(made, LEAF_DUE + SETTLING - SECOND, remembered=made.bundle).reasons == ()
+    renewed = again(made, LEAF_DUE + SETTLING, remembered=made.bundle).material
+    assert (made.ca_pem, made.ca_key_pem) == (renewed.ca_pem, renewed.ca_key_pem)
+    only_new = made.ca_pem[: made.ca_pem.index(ca().cert_pem)]
+    assert problem_with(replace(renewed.bundle, ca_pem=only_new), NAMES, LEAF_DUE + SETTLING) is None
+
+
+OTHERS = leaf(ca("b"))
+
+
+@pytest.mark.parametrize(
+    ("remembered", "now"),
+    [
+        pytest.param(only_ca(HELD.ca_pem), NOW, id="no-leaf"),
+        pytest.param(replace(HELD.bundle, key_pem=b""), NOW, id="no-key"),
+        pytest.param(replace(OTHERS, ca_pem=HELD.ca_pem), NOW, id="leaf-of-another-ca"),
+        pytest.param(replace(leaf(names=["elsewhere.svc"]), ca_pem=HELD.ca_pem), NOW, id="other-names"),
+        pytest.param(HELD.bundle, NOW + LEAF_LIFETIME, id="expired"),
+    ],
+)
+def test_a_remembered_leaf_that_is_not_good_stays_away(remembered: CertificateBundle, now: datetime) -> None:
+    made = again(KeyMaterial(), now, remembered).material
+    assert serves(made, now)
+    assert made.cert_pem != remembered.cert_pem
+
+
+def test_a_lost_leaf_is_made_anew_where_its_ca_is_known() -> None:
+    made = again(replace(HELD, key_pem=b""), remembered=HELD.bundle).material
+    assert serves(made)
+    assert made.cert_pem != HELD.cert_pem  # how an administrator asks for another one
+    assert made.ca_pem == HELD.ca_pem
+
+
+def test_a_leaf_that_is_due_is_not_put_back_in_its_own_place() -> None:
+    successor = ca("successor", LEAF_DUE - SETTLING)
+    held = replace(HELD, ca_pem=successor.cert_pem + HELD.ca_pem, ca_key_pem=successor.key_pem)
+    made = again(held, LEAF_DUE, remembered=HELD.bundle)  # of a replica that missed the CA's renewal
+    assert made.material.cert_pem != HELD.cert_pem
 
 
 def test_an_administrator_can_take_a_ca_out() -> None:
-    assert again(HELD, remembered=ca("old").cert_pem + HELD.ca_pem) == Ensured(HELD)
+    assert again(HELD, remembered=replace(HELD.bundle, ca_pem=ca("old").cert_pem + HELD.ca_pem)) == Ensured(HELD)
 
 
 def test_an_rsa_ca_of_the_administrator_signs() -> None:
@@ -195,7 +251,7 @@ def test_one_wrong_byte_in_the_ca_is_repaired_and_never_a_crash(place: int, flip
     der = bytearray(CA_DER)
     der[place] ^= flip
     broken = replace(HELD, ca_pem=ssl.DER_cert_to_PEM_cert(bytes(der)).encode())
-    made = again(broken, remembered=HELD.ca_pem).material
+    made = again(broken, remembered=only_ca(HELD.ca_pem)).material
     assert serves(made)
     assert problem_with(replace(made.bundle, ca_pem=HELD.ca_pem), NAMES, NOW) is None
 
@@ -216,6 +272,7 @@ class Years(RuleBasedStateMachine):
     def begin(self) -> None:
         self.now = NOW
         self.held = first()
+        self.served = self.held.bundle
 
     @rule(days=st.integers(1, 400))
     def time_passes(self, days: int) -> None:
@@ -227,18 +284,22 @@ class Years(RuleBasedStateMachine):
         self.now += timedelta(minutes=minutes)
         self.reconcile()
 
-    @rule(part=st.sampled_from(["ca_key_pem", "cert_pem", "key_pem"]), junk=st.sampled_from([b"", b"junk"]))
-    def somebody_breaks(self, part: str, junk: bytes) -> None:
-        self.held = replace(self.held, **{part: junk})
+    @rule(
+        parts=st.sets(st.sampled_from(["ca_pem", "ca_key_pem", "cert_pem", "key_pem"]), min_size=1),
+        junk=st.sampled_from([b"", b"junk"]),
+    )
+    def somebody_breaks(self, parts: set[str], junk: bytes) -> None:
+        self.held = replace(self.held, **dict.fromkeys(parts, junk))
         self.reconcile()
 
     def reconcile(self) -> None:
-        before = self.held
-        self.held = again(before, self.now).material
-        # An API server that still has the old bundle, where the old leaf was good, trusts the new leaf,
-        # unless the leaf or the CA had to go at once.
-        if problem_with(before.bundle, NAMES, self.now) is None:
-            assert problem_with(replace(self.held.bundle, ca_pem=before.ca_pem), NAMES, self.now) is None
+        served = self.served
+        self.held = again(self.held, self.now, served).material
+        self.served = self.held.bundle
+        # An API server that still has the old bundle trusts the new leaf, unless the old one had to go at once.
+        must_go = problem_with(served, NAMES, self.now) or len(ca_certificates(self.held.ca_pem)) == MAX_CAS
+        if not must_go:
+            assert problem_with(replace(self.served, ca_pem=served.ca_pem), NAMES, self.now) is None
 
     @invariant()
     def what_is_held_is_good_and_final(self) -> None:
