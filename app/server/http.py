@@ -85,9 +85,9 @@ class AdmissionServer:
 
 
 def _report(review: AdmissionRequest, decision: Decision) -> None:
-    changed = decision.action is Action.PATCH or decision.action is Action.UNMANAGED
+    # Restoring what KubeVirt's re-sync changes is everyday work: several times a minute for each VM at level crash.
     told = review.operation == CREATE and decision.action is not Action.IGNORED
-    level = logging.WARNING if decision.trouble else logging.INFO if changed or told else logging.DEBUG
+    level = logging.WARNING if decision.trouble else logging.INFO if told else logging.DEBUG
     if not _log.isEnabledFor(level):
         return
     fields = {
