@@ -51,6 +51,7 @@ class StandInApi:
         await self._request("patch", path)
         held = self._object(path)
         if content_type == JSON_PATCH:
+            assert isinstance(body, list)
             try:
                 return self.put(path, jsonpatch.apply_patch(held, body))
             except jsonpatch.JsonPatchException as error:
