@@ -249,9 +249,9 @@ class Reviews:
         response = {"uid": json.loads(body)["request"]["uid"], "allowed": True}
         answer = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
         headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        self.answered += 1  # before the answer, which wakes the test in another thread
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
-        self.answered += 1
 
 
 LAUNCHER: Json = {
