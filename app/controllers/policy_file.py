@@ -17,24 +17,21 @@ class PolicyFile:
         self._path = path
         self._keeper = keeper
         self._period = period
-        self._seen: bytes | None = None
+        self._seen: str | None = None
         self._trouble = ""
 
     async def check(self) -> None:
         """Read the file if it changed; one that can't be read leaves things as they are."""
         try:
-            content = self._path.read_bytes()
+            text = self._path.read_bytes().decode("utf-8-sig")
         except OSError as error:
             return self._report(error.strerror or str(error))
-        if content == self._seen:
-            return None
-        self._seen = content
-        try:
-            text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             return self._report(f"not UTF-8 text, at byte {error.start}")
         self._trouble = ""
-        self._keeper.take(text, await asyncio.to_thread(parse, text))
+        if text != self._seen:
+            self._seen = text
+            self._keeper.take(text, await asyncio.to_thread(parse, text))
         return None
 
     async def run(self) -> None:
