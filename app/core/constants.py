@@ -17,6 +17,12 @@ DECIDED_BY: Final = PREFIX + "decided-by"
 HOOKS_DIGEST: Final = PREFIX + "hooks-digest"
 RECORD_KEYS: Final = (EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, DECIDED_BY, HOOKS_DIGEST)
 
+# The state of the policy, on its ConfigMap, written by the leading replica for its admin.
+POLICY_STATE: Final = PREFIX + "policy-state"
+POLICY_ACCEPTED: Final = PREFIX + "policy-accepted"
+POLICY_ERROR: Final = PREFIX + "policy-error"
+POLICY_TIME: Final = PREFIX + "policy-time"
+
 # Read by Velero when a backup starts (velero v1.18, internal/hook/item_hook_handler.go).
 PRE: Final = "pre.hook.backup.velero.io/"
 POST: Final = "post.hook.backup.velero.io/"

@@ -25,12 +25,16 @@ CLUSTER_RULES = {
     ("kubevirt.io", "virtualmachines", ()): READ,
     ("kubevirt.io", "virtualmachineinstances", ()): READ,
     ("kubevirt.io", "kubevirts", ()): WATCH,
+    ("", "pods", ()): READ | {"patch"},
+    ("", "events", ()): frozenset({"create", "get", "patch"}),
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", ("vm-consistency",)): READ | {"patch"},
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", ("vm-consistency",)): READ | {"patch"},
 }
 NAMESPACE_RULES = {
-    ("", "configmaps", ("vm-consistency-policy",)): WATCH,
+    ("", "configmaps", ("vm-consistency-policy",)): READ | {"patch"},
     ("", "configmaps", ("vm-consistency-last-good",)): frozenset({"get", "patch"}),
     ("", "secrets", ("vm-consistency-certs",)): READ | {"patch"},
+    ("coordination.k8s.io", "leases", ("vm-consistency",)): READ | {"patch"},
 }
 
 
