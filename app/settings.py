@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     certificate_secret: str = "vm-consistency-certs"  # noqa: S105 - the name of a Secret
     policy_config_map: str = "vm-consistency-policy"
     last_good_config_map: str = "vm-consistency-last-good"
+    lease: str = "vm-consistency"
 
     host: str = ""
     """Empty: every address of both families, as a pod is reached on its own, which may be of either."""
@@ -32,6 +33,14 @@ class Settings(BaseSettings):
     """For one review; below the webhook's timeoutSeconds, so that our own answer arrives in time."""
     drain_delay: float = Field(default=5.0, ge=0, le=300)
     """How long to go on serving after SIGTERM, until no API server sends reviews any more."""
+    reconcile_rate: float = Field(default=100.0, ge=0, le=10_000)
+    """Writes per second to running pods; 0 sets no limit."""
+    reconcile_concurrency: int = Field(default=8, ge=1, le=100)
+    """Writes to running pods under way at once."""
+    policy_grace: float = Field(default=300.0, ge=0, le=86_400)
+    """How long running pods keep to a policy that was deleted."""
+    agent_grace: float = Field(default=300.0, ge=0, le=86_400)
+    """How long a running guest may be without its agent before that is told."""
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
 
     kubeconfig: Path | None = None

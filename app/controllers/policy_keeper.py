@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 
 from app.core.policy import BUILT_IN, Policy, PolicyState, Standing
@@ -30,14 +31,37 @@ def parse(text: str | None, missing: str = f"the ConfigMap has no key {KEY}") ->
 class PolicyKeeper:
     """Holds the policy in force; a policy with an error never replaces a good one."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(
+        self, observer: Observer, *, grace: float = 300.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`grace`: seconds for which pods that run already keep to a policy that was deleted."""
         self._observer = observer
+        self._grace, self._clock = grace, clock
+        self._listeners: list[Callable[[], None]] = []
         self._state = PolicyState()
+        self._lingering = self._state
+        self._gone_since = 0.0
         self._good: tuple[Policy, str] | None = None
 
     def current(self) -> PolicyState:
         """Return the policy in force."""
         return self._state
+
+    def running(self) -> PolicyState:
+        """Return the policy for pods that run already.
+
+        A ConfigMap that is deleted may be back in a moment, as tools that apply manifests do it. Until the grace is
+        over the policy before holds; after a start nobody knows that one, and the state has none. The same object is
+        returned as long as nothing changes.
+        """
+        if self._state.standing is Standing.ABSENT and self._clock() - self._gone_since < self._grace:
+            return self._lingering
+        return self._state
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after every policy that was read, and every deletion; returns what ends this."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback)
 
     def problem(self) -> str | None:
         """Why no decision can be made; None if there is a policy, or its honest absence, to decide by."""
@@ -64,6 +88,9 @@ class PolicyKeeper:
     def absent(self) -> None:
         """There is no policy: the built-in default holds at once."""
         _log.info("there is no policy; the built-in default holds")
+        if self._state.standing is not Standing.ABSENT:
+            self._gone_since = self._clock()
+            self._lingering = PolicyState(Standing.ABSENT, self._state.policy, digest=self._state.digest)
         self._enter(PolicyState(Standing.ABSENT, BUILT_IN), None)
 
     @property
@@ -106,6 +133,8 @@ class PolicyKeeper:
     def _enter(self, state: PolicyState, good: bool | None) -> None:
         self._state = state
         self._observer(state, good)
+        for callback in tuple(self._listeners):
+            callback()
 
 
 def digest(text: str) -> str:

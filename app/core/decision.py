@@ -1,4 +1,4 @@
-"""What to do with a pod. Whoever asks, the webhook or the command line, comes through here."""
+"""What to do with a pod. Whoever asks, the webhook, the reconciler or the command line, comes through here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -46,6 +46,7 @@ class Reason(StrEnum):
     POLICY_UNKNOWN = "policy-unknown"
     LOOKUP_FAILED = "lookup-failed"
     TOO_LARGE = "annotations-too-large"
+    OWNER_GONE = "owner-gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,22 @@ def decide(pod: PodView, vmi: OwnerReference, facts: Facts, state: PolicyState, 
     return _written(pod, own, Decision(Action.PATCH, Reason.DECIDED, *outcome, refusals=selection.refusals))
 
 
+def decide_running(
+    pod: PodView, vmi: OwnerReference, facts: Facts, state: PolicyState, names: KubeVirtNames
+) -> Decision:
+    """Decide what `pod`, which runs already, should carry: what a new one would get.
+
+    Where that can't be told, all of the pod stays as it is, its record too: that was written when it could be told.
+    """
+    if state.policy is None:
+        reason = Reason.POLICY_UNKNOWN if state.error is None else Reason.POLICY_INVALID
+        return Decision(Action.NONE, reason)
+    if facts.vmi is None or (facts.vm is None and facts.vmi.virtual_machine(names) is not None):
+        return Decision(Action.NONE, Reason.OWNER_GONE)  # the pod follows; without its owner's wishes it would change
+    decision = decide(pod, vmi, facts, state, names)
+    return replace(decision, action=Action.NONE, patch=[], annotations=None) if decision.trouble else decision
+
+
 def keep(old: PodView, new: PodView, names: KubeVirtNames) -> Decision:
     """Decide an UPDATE: what an intact record vouches for is restored, whatever policy is in force.
 
@@ -168,6 +185,6 @@ def _written(pod: PodView, own: Mapping[str, str], decision: Decision) -> Decisi
         reason = Reason.IN_PLACE if decision.reason in (Reason.DECIDED, Reason.KEPT) else decision.reason
         return replace(decision, action=action, reason=reason)
     annotations = patched(pod.annotations, own)
-    if is_too_large(annotations):
+    if is_too_large(annotations, pod.unread_bytes):
         return undecided(pod, Reason.TOO_LARGE, f"the pod's annotations would exceed {MAX_ANNOTATIONS_BYTES} bytes")
     return replace(decision, patch=patch, annotations=annotations)

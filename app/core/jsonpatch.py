@@ -44,9 +44,9 @@ def patched(current: Mapping[str, str] | None, own: Mapping[str, str]) -> dict[s
     return {**{key: value for key, value in (current or {}).items() if key not in _PATHS}, **own}
 
 
-def is_too_large(annotations: Mapping[str, str]) -> bool:
-    """Whether the API server would refuse the object for the size of its annotations."""
-    if 4 * sum(len(key) + len(value) for key, value in annotations.items()) <= MAX_ANNOTATIONS_BYTES:
+def is_too_large(annotations: Mapping[str, str], unread_bytes: int = 0) -> bool:
+    """Whether the API server would refuse the object for the size of its annotations, `unread_bytes` more included."""
+    room = MAX_ANNOTATIONS_BYTES - unread_bytes
+    if 4 * sum(len(key) + len(value) for key, value in annotations.items()) <= room:
         return False  # UTF-8 needs at most four bytes a character
-    size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
-    return size > MAX_ANNOTATIONS_BYTES
+    return sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > room

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from app.core.constants import KubeVirtNames
+from app.core.constants import EFFECTIVE_LEVEL, LEVEL, MANAGED, OWN_KEYS, PROFILE, KubeVirtNames
 from app.core.objects import OwnerReference, controller_of
 
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
@@ -35,6 +35,8 @@ class PodView:
     """None where the pod has no annotations map, which a JSONPatch must then create."""
     controller: OwnerReference | None
     terminating: bool
+    unread_bytes: int = 0
+    """Size of the annotations that were left out; they count for the limit of the API server."""
 
     @classmethod
     def from_object(cls, pod: Mapping[str, Any], namespace: str) -> Self:
@@ -75,15 +77,42 @@ def recognise(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLaunche
     Only the controller ownerReference identifies the VM: the label vm.kubevirt.io/name is a truncated hostname, and a
     template can forge annotations (kubevirt v1.8.4, pkg/virt-controller/services/template.go).
     """
-    owner = pod.controller
     if pod.labels.get(names.launcher_label) != names.launcher_label_value:
         return NotLauncher.LABEL
-    if owner is None or owner.kind != names.instance_kind or owner.group != names.api_group:
-        return NotLauncher.OWNER
-    if not is_dns_subdomain(owner.name):
-        return NotLauncher.OWNER_NAME
+    owner = _instance(pod, names)
+    if isinstance(owner, NotLauncher):
+        return owner
     if names.ephemeral_annotation in (pod.annotations or ()):
         return NotLauncher.EPHEMERAL
-    if pod.terminating:
-        return NotLauncher.TERMINATING
-    return owner
+    return NotLauncher.TERMINATING if pod.terminating else owner
+
+
+def recognise_running(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLauncher:
+    """`recognise` for a pod that runs already.
+
+    One with a record is a launcher, whatever somebody made of its label or annotated since: KubeVirt goes on writing
+    its hooks to every pod that has the label at all (kubevirt v1.8.4, pkg/controller/virtinformers.go), while
+    admission is asked for those with the right value only.
+    """
+    if EFFECTIVE_LEVEL not in (pod.annotations or ()):
+        return recognise(pod, names)
+    return NotLauncher.TERMINATING if pod.terminating else _instance(pod, names)
+
+
+def _instance(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLauncher:
+    owner = pod.controller
+    if owner is None or owner.kind != names.instance_kind or owner.group != names.api_group:
+        return NotLauncher.OWNER
+    return owner if is_dns_subdomain(owner.name) else NotLauncher.OWNER_NAME
+
+
+def lean(pod: PodView, names: KubeVirtNames) -> PodView:
+    """Return `pod` with only those annotations that decisions look at, for whoever keeps thousands of pods."""
+    if pod.annotations is None:
+        return pod
+    kept = {key: pod.annotations[key] for key in (*_LOOKED_AT, names.ephemeral_annotation) if key in pod.annotations}
+    unread = sum(len(k.encode()) + len(v.encode()) for k, v in pod.annotations.items() if k not in kept)
+    return replace(pod, annotations=kept, unread_bytes=unread)
+
+
+_LOOKED_AT = (*OWN_KEYS, LEVEL, PROFILE, MANAGED)

@@ -137,11 +137,13 @@ class KubeClient:
         content_type: str = MERGE_PATCH,
         *,
         params: Params | None = None,
+        metadata_only: bool = False,
         timeout: float = _TIMEOUT,
     ) -> Json:
-        """Patch an object with MERGE_PATCH (an object) or JSON_PATCH (a list of operations)."""
+        """Patch an object with MERGE_PATCH (an object) or JSON_PATCH (a list of operations); returns the object."""
         sent = body if isinstance(body, Mapping) else list(body)
-        return await self._json("PATCH", path, params, _ACCEPT, timeout, sent, content_type)
+        accept = _ACCEPT_METADATA if metadata_only else _ACCEPT
+        return await self._json("PATCH", path, params, accept, timeout, sent, content_type)
 
     @contextlib.asynccontextmanager
     async def watch(

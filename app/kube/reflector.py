@@ -5,7 +5,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -41,7 +41,8 @@ class Reflector(Generic[T]):
     """List and watch of one resource into one store.
 
     `decode` makes an object's view, or None for an object to leave out. `namespace` and `name` narrow the collection
-    (by path and field selector, as RBAC's resourceNames require). `run()` ends by cancellation only.
+    (by path and field selector, as RBAC's resourceNames require), `selectors` (labelSelector, fieldSelector) do as
+    well. `run()` ends by cancellation only.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Reflector(Generic[T]):
         *,
         namespace: str | None = None,
         name: str | None = None,
+        selectors: Mapping[str, str] | None = None,
         metadata_only: bool = False,
         timings: Timings | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -63,7 +65,7 @@ class Reflector(Generic[T]):
         self.last_error: str | None = None
         self._client, self._decode, self._metadata_only = client, decode, metadata_only
         self._path = resource.collection(namespace)
-        self._selector = {"fieldSelector": f"metadata.name={name}"} if name else {}
+        self._selector = {"fieldSelector": f"metadata.name={name}"} if name else dict(selectors or {})
         self._timings, self._sleep = timings or Timings(), sleep
         self._dice = dice or random.Random()  # noqa: S311 - spreads load, protects nothing
         self._synced = asyncio.Event()

@@ -52,20 +52,20 @@ class ObjectStore(Generic[T]):
         """Keys and views. Whoever iterates must not await in between."""
         return self._objects.items()
 
-    def subscribe(self, callback: Callable[[Key, T | None, T | None], None]) -> None:
-        """Call `callback` after every change from now on; what it raises is logged."""
+    def subscribe(self, callback: Callable[[Key, T | None, T | None], None]) -> Callable[[], None]:
+        """Call `callback` after every change from now on; what it raises is logged. Returns what ends this."""
         self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback)
 
     def put(self, key: Key, new: T | None) -> None:
         """Set one object, or remove it with None."""
         old = self._objects.get(key)
-        if new == old:
-            return
-        if new is None:
+        if new is not None:
+            self._objects[key] = new  # also where it equals the old one: not every field may take part in that
+        elif old is not None:
             del self._objects[key]
-        else:
-            self._objects[key] = new
-        self._notify(key, old, new)
+        if new != old:
+            self._notify(key, old, new)
 
     def replace(self, objects: dict[Key, T]) -> None:
         """Take `objects` for all there are, at once; callbacks then hear of each difference. The store is synced."""
@@ -79,7 +79,7 @@ class ObjectStore(Generic[T]):
                 self._notify(key, old_or_none, new)
 
     def _notify(self, key: Key, old: T | None, new: T | None) -> None:
-        for callback in self._callbacks:
+        for callback in tuple(self._callbacks):
             try:
                 callback(key, old, new)
             except Exception:

@@ -1,0 +1,128 @@
+"""The launcher pods that run, and how to find them by what they belong to."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from app.core.constants import KubeVirtNames
+from app.core.launcher import NotLauncher, PodView, lean, recognise_running
+from app.kube.client import Json, KubeClient
+from app.kube.cluster import shared
+from app.kube.reflector import Reflector, Timings
+from app.kube.resources import PODS
+from app.kube.store import Key, ObjectStore
+
+NOT_ENDED: Final = "status.phase!=Succeeded,status.phase!=Failed"
+"""Velero runs no hooks in a pod that has ended; migrations leave one each."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPod:
+    """A launcher pod as it stands in the cluster; two that differ in nothing but their version are equal."""
+
+    view: PodView
+    uid: str
+    resource_version: str = field(compare=False)
+
+
+def running_pod(item: Json, names: KubeVirtNames) -> RunningPod | None:
+    """Decode a pod or its PartialObjectMetadata; None for one that no decision is made about."""
+    metadata = shared(item["metadata"])
+    pod = PodView.from_object({"metadata": metadata}, metadata["namespace"])
+    if recognise_running(pod, names) in (NotLauncher.LABEL, NotLauncher.OWNER, NotLauncher.OWNER_NAME):
+        return None
+    return RunningPod(_compact(lean(pod, names)), metadata["uid"], metadata["resourceVersion"])
+
+
+def launcher_reflector(
+    client: KubeClient, store: ObjectStore[RunningPod], names: KubeVirtNames, timings: Timings | None = None
+) -> Reflector[RunningPod]:
+    """What keeps `store` at the launcher pods of all namespaces that have not ended, by their metadata.
+
+    Not by the label's value: a tenant who changes that takes the pod away from admission, but not from KubeVirt.
+    """
+    selectors = {"labelSelector": names.launcher_label, "fieldSelector": NOT_ENDED}
+    return Reflector(
+        client,
+        PODS,
+        store,
+        lambda item: running_pod(item, names),
+        selectors=selectors,
+        metadata_only=True,
+        timings=timings,
+    )
+
+
+class PodIndex:
+    """The keys of the pods in a store by namespace, and by the VirtualMachineInstance in their ownerReference."""
+
+    def __init__(self, store: ObjectStore[RunningPod]) -> None:
+        self._namespaces: dict[str, dict[Key, None]] = {}
+        self._instances: dict[Key, tuple[Key, ...]] = {}
+        for key, pod in store.items():
+            self._add(key, pod)
+        self.close = store.subscribe(self._changed)
+
+    def of_namespace(self, namespace: str) -> Collection[Key]:
+        """The pods of a namespace."""
+        return tuple(self._namespaces.get(namespace, ()))
+
+    def of_instance(self, namespace: str, name: str) -> Collection[Key]:
+        """The pods of an instance; during a migration there are two."""
+        return self._instances.get((namespace, name), ())
+
+    def _changed(self, key: Key, old: RunningPod | None, new: RunningPod | None) -> None:
+        if old is not None:
+            self._remove(key, old)
+        if new is not None:
+            self._add(key, new)
+
+    def _add(self, key: Key, pod: RunningPod) -> None:
+        self._namespaces.setdefault(key[0], {})[key] = None
+        owner = _instance(key, pod)
+        self._instances[owner] = (*self._instances.get(owner, ()), key)
+
+    def _remove(self, key: Key, pod: RunningPod) -> None:
+        siblings = self._namespaces[key[0]]
+        del siblings[key]
+        if not siblings:
+            del self._namespaces[key[0]]
+        owner = _instance(key, pod)
+        left = tuple(other for other in self._instances[owner] if other != key)
+        if left:
+            self._instances[owner] = left
+        else:
+            del self._instances[owner]
+
+
+def _instance(key: Key, pod: RunningPod) -> Key:
+    assert pod.view.controller is not None  # or else it would not have been kept
+    return key[0], pod.view.controller.name
+
+
+def _compact(pod: PodView) -> PodView:
+    """Share the strings that thousands of pods have in common."""
+    return PodView(
+        pod.namespace,
+        pod.name,
+        _shared_map(pod.labels),
+        None if pod.annotations is None else _shared_map(pod.annotations),
+        pod.controller,
+        pod.terminating,
+        pod.unread_bytes,
+    )
+
+
+_MAX_SHARED = 24
+"""Characters of a value that is worth sharing; names and digests are longer, and each pod's own."""
+_SHARED: Final[dict[str, str]] = {}
+_MAX_SHARED_COUNT = 4096
+"""Tenants write labels; so this is bounded, and not sys.intern, which from Python 3.12 on keeps a string for good."""
+
+
+def _shared_map(strings: Mapping[str, str]) -> Mapping[str, str]:
+    return {_share(key): _share(text) if len(text) <= _MAX_SHARED else text for key, text in strings.items()}
+
+
+def _share(text: str) -> str:
+    return _SHARED.setdefault(text, text) if len(_SHARED) < _MAX_SHARED_COUNT else _SHARED.get(text, text)
