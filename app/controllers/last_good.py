@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from app.controllers.policy_keeper import KEY
+from app.core.policy_text import KEY
 from app.kube.client import ApiError, Json, KubeClient, KubeError
 from app.kube.resources import CONFIG_MAPS
 

@@ -5,7 +5,8 @@ import contextlib
 from dataclasses import dataclass
 
 from app.controllers.last_good import LastGoodCopy
-from app.controllers.policy_keeper import KEY, Parsed, PolicyKeeper, parse
+from app.controllers.policy_keeper import PolicyKeeper
+from app.core.policy_text import PolicyText, parse
 from app.kube.client import Json, KubeClient
 from app.kube.reflector import Reflector
 from app.kube.resources import CONFIG_MAPS
@@ -13,31 +14,20 @@ from app.kube.store import ObjectStore
 from app.settings import Settings
 
 _SAVE_AGAIN_SECONDS = (1.0, 60.0)
-_BINARY = f"{KEY} is binary (it is in binaryData); save it as UTF-8 text"
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
     """The ConfigMap as an admin left it."""
 
-    text: str | None
-    is_binary: bool
+    policy: PolicyText
     uid: str
     resource_version: str
-
-    @property
-    def content(self) -> tuple[str | None, bool]:
-        return self.text, self.is_binary
-
-    def parse(self) -> Parsed:
-        return parse(None, _BINARY) if self.is_binary else parse(self.text)
 
 
 def _decode(config_map: Json) -> _Written:
     metadata = config_map["metadata"]
-    text = (config_map.get("data") or {}).get(KEY)
-    is_binary = KEY in (config_map.get("binaryData") or {})
-    return _Written(text, is_binary, metadata["uid"], metadata["resourceVersion"])
+    return _Written(PolicyText.of(config_map), metadata["uid"], metadata["resourceVersion"])
 
 
 class ConfigMapPolicy:
@@ -60,7 +50,7 @@ class ConfigMapPolicy:
 
     async def _follow(self) -> None:
         await self.reflector.wait_synced()
-        taken: tuple[str | None, bool] | None = None
+        taken: PolicyText | None = None
         saved: str | None = None
         pause, longest = _SAVE_AGAIN_SECONDS
         while True:
@@ -69,12 +59,12 @@ class ConfigMapPolicy:
             if written is None:
                 taken = None
                 self._keeper.absent()
-            elif written.content != taken:
-                taken = written.content if await self._take(written) else None
-            if written is None or written.text == saved or not self._keeper.is_valid:
+            elif written.policy != taken:
+                taken = written.policy if await self._take(written) else None
+            if written is None or written.policy.text == saved or not self._keeper.is_valid:
                 await self._changed.wait()
-            elif await self._copy.save(written.text or "", written.uid, written.resource_version):
-                saved, pause = written.text, _SAVE_AGAIN_SECONDS[0]
+            elif await self._copy.save(written.policy.text or "", written.uid, written.resource_version):
+                saved, pause = written.policy.text, _SAVE_AGAIN_SECONDS[0]
             else:
                 await self._changed_within(pause)
                 pause = min(2 * pause, longest)
@@ -82,14 +72,14 @@ class ConfigMapPolicy:
     async def _take(self, written: _Written) -> bool:
         """Give the policy to the keeper; returns False if a newer one came before that could be done."""
         # In a thread: a policy of the largest size takes half a second, and reviews must not wait for it.
-        parsed = await asyncio.to_thread(written.parse)
+        parsed = await asyncio.to_thread(written.policy.parse)
         if isinstance(parsed, list) and not self._keeper.knows_a_good_one:
             known, text = await self._copy.recall(until=self._changed)
             if not known:
                 return False
             if text is not None:
                 self._keeper.remember(text, await asyncio.to_thread(parse, text))
-        self._keeper.take(written.text or "", parsed)
+        self._keeper.take(written.policy.text or "", parsed)
         return True
 
     async def _changed_within(self, seconds: float) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import logging
 from pathlib import Path
 
-from app.controllers.policy_keeper import PolicyKeeper, parse
+from app.controllers.policy_keeper import PolicyKeeper
+from app.core.policy_text import parse
 
 _log = logging.getLogger("vm-consistency.policy")
 

@@ -6,26 +6,13 @@ import time
 from collections.abc import Callable
 
 from app.core.policy import BUILT_IN, Policy, PolicyState, Standing
-from app.core.policy_load import Finding, LoadedPolicy, PolicyError, load_policy
+from app.core.policy_load import Finding
+from app.core.policy_text import Parsed, parse
 
 _log = logging.getLogger("vm-consistency.policy")
 
-KEY = "policy.yaml"
-Parsed = LoadedPolicy | list[Finding]
-"""A good policy, or everything that is wrong with it."""
-
 Observer = Callable[[PolicyState, bool | None], None]
 """Told the new state, and whether the policy just read was good; None where there was none to read."""
-
-
-def parse(text: str | None, missing: str = f"the ConfigMap has no key {KEY}") -> Parsed:
-    """Read a policy; `missing` is what is wrong where there is no text. Takes half a second for the largest one."""
-    if text is None:
-        return [Finding("", 0, missing)]
-    try:
-        return load_policy(text)
-    except PolicyError as error:
-        return error.findings
 
 
 class PolicyKeeper:

@@ -11,8 +11,9 @@ import pytest
 from app.controllers import policy_config_map
 from app.controllers.last_good import SOURCE_UID, SOURCE_VERSION
 from app.controllers.policy_config_map import ConfigMapPolicy
-from app.controllers.policy_keeper import KEY, PolicyKeeper
+from app.controllers.policy_keeper import PolicyKeeper
 from app.core.policy import Standing
+from app.core.policy_text import KEY
 from app.kube.client import ApiError, ApiUnavailable, Json, KubeClient, KubeError, Page
 from app.settings import Settings
 from tests.factories import policy_text

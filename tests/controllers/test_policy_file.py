@@ -8,8 +8,9 @@ import pytest
 
 from app.controllers import policy_file
 from app.controllers.policy_file import PolicyFile
-from app.controllers.policy_keeper import Parsed, PolicyKeeper, parse
+from app.controllers.policy_keeper import PolicyKeeper
 from app.core.policy import Standing
+from app.core.policy_text import Parsed, parse
 from tests.factories import policy_text
 
 GOOD = policy_text(default={"level": "crash"}).encode()
