@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, ItemsView
+from collections.abc import Callable, ItemsView, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -47,6 +47,10 @@ class ObjectStore(Generic[T]):
     def get(self, namespace: str, name: str) -> T | None:
         """The view of one object; `namespace` is empty for a cluster-scoped one."""
         return self._objects.get((namespace, name))
+
+    def __iter__(self) -> Iterator[Key]:
+        """All keys. Whoever iterates must not await in between."""
+        return iter(self._objects)
 
     def items(self) -> ItemsView[Key, T]:
         """Keys and views. Whoever iterates must not await in between."""
