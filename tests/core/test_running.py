@@ -108,8 +108,6 @@ def test_a_forged_record_with_the_right_digest_is_put_right() -> None:
 def test_a_pod_that_is_handed_back_carries_kubevirts_hooks() -> None:
     allow = ["filesystem", "unmanaged"]
     policy = make_policy(default={"level": "filesystem", "allow": allow}, hooks={"autoThaw": "5m"})
-        default={"level": "filesystem", "allow": ["filesystem", "unmanaged"]}, hooks={"autoThaw": "5m"}
-    )
     pod = _running(policy)
     after = annotations_after(pod, _look(pod, make_facts(vm={MANAGED: "false"}), policy))
     assert set(HOOK_KEYS) & after.keys() == set(KUBEVIRT_HOOK_KEYS)
