@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from app.core.objects import Facts, OwnerReference
+from app.core.objects import Facts, NamespaceView, OwnerReference
 from app.core.policy import PolicyState
 
 
@@ -17,6 +17,17 @@ class FactsSource(Protocol):
         """Return what the cluster knows of `vmi`; without I/O when everything is in the stores.
 
         Raises LookupFailed where the truth can't be had within the admission deadline.
+        """
+        ...
+
+
+class NamespaceSource(Protocol):
+    """Gives single Namespaces."""
+
+    async def namespace(self, name: str) -> NamespaceView:
+        """Return the Namespace; without I/O when it is in the store.
+
+        Raises LookupFailed where it does not exist, or can't be had within the admission deadline.
         """
         ...
 

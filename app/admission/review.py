@@ -1,7 +1,7 @@
 """AdmissionReview (admission.k8s.io/v1): from bytes, and back to bytes."""
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -29,6 +29,8 @@ class AdmissionRequest:
     resource: str
     """Plural name, with its API group in front where it has one, and its subresource behind a slash."""
     namespace: str
+    name: str
+    """Empty where the API server has yet to generate one."""
     dry_run: bool
     object: dict[str, Any] | None
     old_object: dict[str, Any] | None
@@ -50,6 +52,7 @@ def decode_review(body: bytes) -> AdmissionRequest:
         operation=_text(request, "operation"),
         resource=_resource(request),
         namespace=_text(request, "namespace", required=False),
+        name=_text(request, "name", required=False),
         dry_run=request.get("dryRun") is True,
         object=_map(request, "object"),
         old_object=_map(request, "oldObject"),
@@ -86,6 +89,51 @@ def encode_review(uid: str, patch: list[Operation], warnings: list[str]) -> byte
     if patch:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(orjson.dumps(patch)).decode("ascii")
+    return _encoded(response, warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why an object is not stored: all that is wrong with one of its fields, a line each."""
+
+    kind: str
+    name: str
+    field: str
+    summary: str
+    errors: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of a validation."""
+
+    warnings: list[str] = field(default_factory=list)
+    """One line each, for the person who writes the object."""
+    denial: Denial | None = None
+    trouble: str | None = None
+    """Why the object could not be judged."""
+
+
+def encode_verdict(uid: str, verdict: Verdict) -> bytes:
+    """Return the review that allows the request or denies it, as an invalid object is by the API server itself."""
+    response: dict[str, Any] = {"uid": uid, "allowed": verdict.denial is None}
+    if verdict.denial:
+        response["status"] = _status(verdict.denial)
+    return _encoded(response, verdict.warnings)
+
+
+def _status(denial: Denial) -> dict[str, Any]:
+    # kubectl shows the causes where it writes one object, and the message where it writes several.
+    causes = [{"reason": "FieldValueInvalid", "field": denial.field, "message": error} for error in denial.errors]
+    return {
+        "code": 422,
+        "reason": "Invalid",
+        "message": "\n".join([denial.summary, *denial.errors]),
+        "details": {"kind": denial.kind, "name": denial.name, "causes": causes},
+    }
+
+
+def _encoded(response: dict[str, Any], warnings: list[str]) -> bytes:
     if warnings:
         response["warnings"] = [clipped(f"vm-consistency: {warning}") for warning in warnings]
     return orjson.dumps({"apiVersion": API_VERSION, "kind": KIND, "response": response})

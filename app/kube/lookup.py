@@ -15,7 +15,9 @@ T = TypeVar("T")
 
 
 class StoreFacts:
-    """A `FactsSource`: reads the stores, and sends one GET for each object that they lack or hold with another UID.
+    """A `FactsSource` and a `NamespaceSource`: reads the stores, and sends one GET for each object that they lack.
+
+    An object with another UID is lacking too.
 
     A store that has been without a watch for too long counts as empty: better a lookup, or a pod left as it is with a
     warning, than a decision by what was true an hour ago.
@@ -25,7 +27,7 @@ class StoreFacts:
     """
 
     def __init__(self, client: KubeClient, stores: ClusterStores, deadline: float) -> None:
-        """`deadline`: seconds for all of one call of `facts`."""
+        """`deadline`: seconds for all of one call."""
         names = stores.names
         self._client, self._stores, self._deadline = client, stores, deadline
         self._instances, self._machines = virtual_machine_instances(names), virtual_machines(names)
@@ -34,17 +36,25 @@ class StoreFacts:
 
     async def facts(self, namespace: str, vmi: OwnerReference) -> Facts:
         """What the cluster knows of `vmi`; raises LookupFailed."""
-        remembered = self._remembered(namespace, vmi)
+        remembered = self.known(namespace, vmi)
         if remembered:
             return remembered
+        return await self._in_time(self._asked(namespace, vmi), f"{vmi.kind} {namespace}/{vmi.name}")
+
+    async def namespace(self, name: str) -> NamespaceView:
+        """A `NamespaceSource`; raises LookupFailed."""
+        return await self._in_time(self._namespace(name), f"Namespace {name}")
+
+    async def _in_time(self, lookup: Coroutine[Any, Any, T], what: str) -> T:
         try:
             async with asyncio.timeout(self._deadline):
-                return await self._asked(namespace, vmi)
+                return await lookup
         except TimeoutError as error:
             late = f"the API server did not answer within {self._deadline:g} s"
-            raise LookupFailed(f"looking up {vmi.kind} {namespace}/{vmi.name}: {late}") from error
+            raise LookupFailed(f"looking up {what}: {late}") from error
 
-    def _remembered(self, namespace: str, vmi: OwnerReference) -> Facts | None:
+    def known(self, namespace: str, vmi: OwnerReference) -> Facts | None:
+        """What the stores know of `vmi`; None where one of the objects is not there, or with another UID."""
         stores = self._stores
         space, instance = self._known_namespace(namespace), self._known_instance(namespace, vmi)
         if space is None or instance is None or not self._knows_kubevirts():

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from app.admission.mutate import PodMutator
+from app.admission.validate import validators
 from app.controllers.ca_injector import CaInjector
 from app.controllers.certificates import CertificateController
 from app.controllers.policy_config_map import ConfigMapPolicy
@@ -15,6 +16,7 @@ from app.kube.cluster import ClusterStores, cluster_reflectors
 from app.kube.connection import ConfigError
 from app.kube.lookup import StoreFacts
 from app.kube.reflector import Reflector
+from app.kube.resources import VALIDATING_WEBHOOKS
 from app.server.metrics import Metrics
 from app.server.run import Parts
 from app.settings import Settings
@@ -47,10 +49,13 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
         client, serving, namespace=settings.namespace, secret=settings.certificate_secret
     )
     injector = CaInjector(client, certificates, serving, name=settings.webhook_configuration)
-    certificates.listen(injector.wake)
+    guard = CaInjector(client, certificates, serving, name=settings.webhook_configuration, resource=VALIDATING_WEBHOOKS)
+    for one in (injector, guard):
+        certificates.listen(one.wake)
     metrics.show_stores({reflector.title: reflector.store for reflector in reflectors})
+    facts = StoreFacts(client, stores, settings.deadline)
     return Parts(
-        PodMutator(keeper, StoreFacts(client, stores, settings.deadline), settings.names),
+        PodMutator(keeper, facts, settings.names),
         serving,
         metrics,
         workers={
@@ -58,6 +63,7 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
             "policy": policy.run,
             "certificates": partial(certificates.run, client),
             "ca-injector": partial(injector.run, client),
+            "ca-injector of validation": partial(guard.run, client),
         },
         checks={
             **{reflector.title: _unsynced(reflector) for reflector in reflectors},
@@ -68,7 +74,9 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
         notes={
             **{f"watch {reflector.title}": _stale(reflector) for reflector in (*reflectors, policy.reflector)},
             "policy": keeper.note,
+            "ca-bundle of validation": guard.problem,  # pods are well served without it
         },
+        validators=validators(keeper, facts, settings),
     )
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,7 +11,15 @@ from fastapi.responses import PlainTextResponse, Response
 from fastapi.telemetry import TelemetryConfig
 
 from app.admission.mutate import CREATE, PodMutator, warnings_for
-from app.admission.review import AdmissionRequest, MalformedReview, decode_review, encode_review
+from app.admission.review import (
+    AdmissionRequest,
+    MalformedReview,
+    Verdict,
+    decode_review,
+    encode_review,
+    encode_verdict,
+)
+from app.admission.validate import Validator
 from app.core.decision import Action, Decision
 from app.core.text import one_line
 from app.server.body import Body, BodyRefused, Budget
@@ -17,6 +27,7 @@ from app.server.metrics import Metrics
 
 _log = logging.getLogger("vm-consistency.admission")
 _FAULT = "an internal error kept the hooks as they are; the log of the webhook has the details"
+_UNCHECKED = "an internal error kept this from being checked; the log of the webhook has the details"
 _MAX_LOGGED = 253
 """The longest name of an object. Admission runs before validation, so anything may stand in its place."""
 
@@ -31,9 +42,14 @@ class AdmissionServer:
     """Answers reviews; `draining` asks clients to open their next connection elsewhere."""
 
     def __init__(
-        self, mutator: PodMutator, metrics: Metrics, deadline: float = 2.0, budget: Budget | None = None
+        self,
+        mutator: PodMutator,
+        metrics: Metrics,
+        deadline: float = 2.0,
+        budget: Budget | None = None,
+        validators: Mapping[str, Validator] | None = None,
     ) -> None:
-        """`deadline`: seconds for the body of a request to arrive."""
+        """`deadline`: seconds for the body of a request to arrive. `validators` are by what they validate."""
         self._mutator = mutator
         self._metrics = metrics
         self._deadline = deadline
@@ -41,25 +57,34 @@ class AdmissionServer:
         self.draining = False
         # A plain route: a body parameter would be parsed, validated and echoed by a framework that knows no pods.
         self.app = bare_app()
-        self.app.add_route("/mutate/pods", self.mutate_pods, methods=["POST"])
+        self.app.add_route("/mutate/pods", self._endpoint(self._mutated), methods=["POST"])
+        for name, validator in (validators or {}).items():
+            answer = partial(self._validated, validator)
+            self.app.add_route(f"/validate/{name}", self._endpoint(answer), methods=["POST"])
 
-    async def mutate_pods(self, request: Request) -> Response:
-        """`POST /mutate/pods`: an AdmissionReview v1 in, an AdmissionReview v1 out, always allowed."""
-        try:
-            with Body(self._budget) as body:
-                return await self._reviewed(await body.read(request, self._deadline))
-        except BodyRefused as refused:
-            return self._refused(refused.status, refused.kind, str(refused), close=refused.closes)
-        except MalformedReview as error:
-            return self._refused(400, "malformed", str(error))
+    def _endpoint(self, answer: Callable[[bytes], Awaitable[bytes]]) -> Callable[[Request], Awaitable[Response]]:
+        """An AdmissionReview v1 in, an AdmissionReview v1 out."""
 
-    async def _reviewed(self, body: bytes) -> Response:
+        async def endpoint(request: Request) -> Response:
+            try:
+                with Body(self._budget) as body:
+                    answered = await answer(await body.read(request, self._deadline))
+            except BodyRefused as refused:
+                return self._refused(refused.status, refused.kind, str(refused), close=refused.closes)
+            except MalformedReview as error:
+                return self._refused(400, "malformed", str(error))
+            return Response(answered, media_type="application/json", headers=self._headers())
+
+        return endpoint
+
+    async def _mutated(self, body: bytes) -> bytes:
+        """`POST /mutate/pods`: always allowed."""
         started = time.perf_counter()
-        answer = await self._answer(decode_review(body))
+        answer = await self._decided(decode_review(body))
         self._metrics.admission_seconds.observe(time.perf_counter() - started)
-        return Response(answer, media_type="application/json", headers=self._headers())
+        return answer
 
-    async def _answer(self, review: AdmissionRequest) -> bytes:
+    async def _decided(self, review: AdmissionRequest) -> bytes:
         try:
             decision = await self._mutator.mutate(review)
             answer = encode_review(review.uid, decision.patch, warnings_for(review, decision))
@@ -72,6 +97,22 @@ class AdmissionServer:
             fields = {"uid": _clipped(review.uid), "namespace": _clipped(review.namespace)}
             _log.exception("review failed; the pod is allowed unchanged", extra=fields)
             return encode_review(review.uid, [], [_FAULT] if review.operation == CREATE else [])
+        return answer
+
+    async def _validated(self, validator: Validator, body: bytes) -> bytes:
+        """`POST /validate/...`: denied only by a verdict."""
+        review = decode_review(body)
+        try:
+            verdict = await validator.validate(review)
+            answer = encode_verdict(review.uid, verdict)
+            _report_verdict(review, verdict)
+        except MalformedReview:
+            raise
+        except Exception:
+            self._metrics.error("internal")
+            fields = {"uid": _clipped(review.uid), "resource": _clipped(review.resource)}
+            _log.exception("validation failed; the write is allowed unchecked", extra=fields)
+            return encode_review(review.uid, [], [_UNCHECKED])
         return answer
 
     def _refused(self, status: int, kind: str, reason: str, *, close: bool = False) -> Response:
@@ -104,6 +145,26 @@ def _report(review: AdmissionRequest, decision: Decision) -> None:
         "warnings": decision.warnings,
     }
     _log.log(level, "pod decided", extra={key: value for key, value in fields.items() if value})
+
+
+def _report_verdict(review: AdmissionRequest, verdict: Verdict) -> None:
+    is_bad = verdict.denial or verdict.trouble
+    level = logging.WARNING if is_bad else logging.INFO if verdict.warnings else logging.DEBUG
+    if not _log.isEnabledFor(level):
+        return
+    fields = {
+        "uid": _clipped(review.uid),
+        "operation": _clipped(review.operation),
+        "resource": _clipped(review.resource),
+        "namespace": _clipped(review.namespace),
+        "object": _clipped(review.name),
+        "dryRun": review.dry_run,
+        "warnings": verdict.warnings,
+        "errors": verdict.denial.errors if verdict.denial else [],
+        "reason": verdict.trouble,
+    }
+    message = "write denied" if verdict.denial else "write allowed"
+    _log.log(level, message, extra={key: value for key, value in fields.items() if value})
 
 
 def _name(obj: dict[str, Any] | None) -> str | None:

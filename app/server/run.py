@@ -11,6 +11,7 @@ import uvicorn
 import uvloop
 
 from app.admission.mutate import PodMutator
+from app.admission.validate import Validator
 from app.server.health import Check, OpsServer
 from app.server.http import AdmissionServer
 from app.server.metrics import Metrics
@@ -38,6 +39,8 @@ class Parts:
     """Run for ever; one that fails is reported and started again, as the webhook goes on without it."""
     checks: Mapping[str, Check] = field(default_factory=dict)
     notes: Mapping[str, Check] = field(default_factory=dict)
+    validators: Mapping[str, Validator] = field(default_factory=dict)
+    """By the last part of their path."""
 
 
 Assembly = Callable[[Settings], contextlib.AbstractAsyncContextManager[Parts]]
@@ -85,7 +88,7 @@ async def _restarting(name: str, worker: Worker) -> None:
 
 
 async def _serve(settings: Settings, parts: Parts) -> None:
-    admission = AdmissionServer(parts.mutator, parts.metrics, settings.deadline)
+    admission = AdmissionServer(parts.mutator, parts.metrics, settings.deadline, validators=parts.validators)
     checks = {**parts.checks, "not-draining": lambda: "the process is stopping" if admission.draining else None}
     ops = OpsServer(checks, parts.notes, parts.metrics)
     https = _Server(

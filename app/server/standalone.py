@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.admission.mutate import PodMutator
+from app.admission.validate import validators
 from app.controllers.policy_file import PolicyFile
 from app.controllers.policy_keeper import PolicyKeeper
 from app.core.objects import SILENT, Facts, NamespaceView, OwnerReference
@@ -29,14 +30,16 @@ async def assemble(settings: Settings, policy: Path, certs: Path) -> AsyncIterat
     serving = ServingContext()
     source = FileSource(serving, certs)
     source.load()
+    cluster = _NoCluster()
     _log.info("serving without a cluster", extra={"port": settings.port, "policy": str(policy)})
     yield Parts(
-        PodMutator(keeper, _NoCluster(), settings.names),
+        PodMutator(keeper, cluster, settings.names),
         serving,
         metrics,
         {"policy-file": PolicyFile(policy, keeper).run, "certificate-files": source.run},
         {"policy": keeper.problem, "certificate": source.problem},
         {"policy": keeper.note},
+        validators(keeper, cluster, settings),
     )
 
 
@@ -44,4 +47,7 @@ class _NoCluster:
     """Knows of no Namespace's labels and of no VM: the pod and the policy decide."""
 
     async def facts(self, namespace: str, vmi: OwnerReference) -> Facts:
-        return Facts(NamespaceView(namespace, {}, SILENT))
+        return Facts(await self.namespace(namespace))
+
+    async def namespace(self, name: str) -> NamespaceView:
+        return NamespaceView(name, {}, SILENT)

@@ -36,6 +36,7 @@ def test_sample() -> None:
         operation="CREATE",
         resource="pods",
         namespace=request["namespace"],
+        name=request.get("name", ""),
         dry_run=False,
         object=request["object"],
         old_object=None,
