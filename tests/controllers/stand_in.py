@@ -59,7 +59,7 @@ class StandInApi:
         assert isinstance(body, dict)
         if body.get("metadata", {}).get("resourceVersion", self.version(path)) != self.version(path):
             raise ApiError(409, "Conflict", "the object has been modified")
-        return self.put(path, {**held, "data": {**(held.get("data") or {}), **body["data"]}})
+        return self.put(path, _merged(held, body))
 
     async def _request(self, verb: str, path: str) -> None:
         self.requests.append((verb, path))
@@ -73,3 +73,14 @@ class StandInApi:
         if path not in self.objects:
             raise ApiError(404, "NotFound", "not found")
         return self.objects[path]
+
+
+def _merged(held: object, patch: Json) -> Json:
+    """RFC 7386."""
+    merged = dict(held) if isinstance(held, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(merged.get(key), value) if isinstance(value, dict) else value
+    return merged
