@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from app import __version__
-from app.cli.output import Output, OutputOption
+from app.cli.output import Output, OutputOption, misuse
 
 cli = typer.Typer(
     name="vm-consistency",
@@ -70,12 +70,23 @@ def render(
 @policy_cli.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="policy.yaml or its ConfigMap; - is standard input.")],
+    live: Annotated[
+        bool, typer.Option("--live", help="Also list the VMs of the cluster whose hooks it would change.")
+    ] = False,
+    kubeconfig: Annotated[Path | None, typer.Option(help="With --live; default: as kubectl finds it.")] = None,
+    context: Annotated[str | None, typer.Option(help="With --live: of the kubeconfig.")] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Name every error of a policy, with path and line."""
+    """Name every error of a policy, with path and line; with --live, what it would change.
+
+    Exits with 0 for a valid policy, whatever it would change, 1 for one with errors, of which no cluster is asked,
+    and 2 where the file or the cluster can't be read. The cluster is read with your own credentials, and not written.
+    """
     from app.cli.policy import run
 
-    run(file, output)
+    if not live and (kubeconfig or context):
+        misuse("--kubeconfig and --context belong to --live")
+    run(file, output, live=live, kubeconfig=kubeconfig, context=context)
 
 
 def main(*args: Any) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import typer
 import yaml
@@ -58,22 +59,34 @@ def _moved(finding: Finding, above: int, *, in_block: bool) -> Finding:
     return replace(finding, line=above + finding.line if in_block else above)
 
 
-def run(path: Path, output: Output) -> None:
-    """Print every error and doubt; exit 1 if there is an error."""
+def run(path: Path, output: Output, *, live: bool, kubeconfig: Path | None, context: str | None) -> None:
+    """Print every error and doubt, and with `live` what would change; exit 1 if there is an error."""
     errors: list[Finding] = []
-    doubts: list[Finding] = []
+    loaded: LoadedPolicy | None = None
     try:
-        doubts = load(path).doubts
+        loaded = load(path)
     except PolicyError as error:
         errors = error.findings
-    if output is Output.JSON:
-        report = {"valid": not errors, "errors": [asdict(e) for e in errors], "warnings": [asdict(d) for d in doubts]}
-        print_json(report)
-    else:
+    doubts = loaded.doubts if loaded else []
+    if output is Output.TEXT:
         for finding in errors:
             typer.echo(f"error: {finding}")
         for doubt in doubts:
             typer.echo(f"warning: {doubt}")
         typer.echo(f"{path}: {f'{len(errors)} error(s)' if errors else 'the policy is valid'}")
+    report: dict[str, Any] = {
+        "valid": not errors,
+        "errors": [asdict(error) for error in errors],
+        "warnings": [asdict(doubt) for doubt in doubts],
+    }
+    if live and loaded:
+        from app.cli.live import as_json, examine, print_report
+
+        changes = examine(loaded.policy, kubeconfig, context)
+        if output is Output.TEXT:
+            print_report(changes)
+        report["live"] = as_json(changes)
+    if output is Output.JSON:
+        print_json(report)
     if errors:
         raise typer.Exit(FINDING)
