@@ -1,0 +1,102 @@
+"""Events on a real API server, by the shipped permissions."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from app.controllers.events import NORMAL, WARNING, EventRecorder, ObjectRef, Result
+from app.kube.client import KubeClient
+from tests.controllers.test_real_api import connections_closed, until
+from tests.controlplane import ControlPlane, Json, make_namespace, make_vmi
+from tests.installation import NAME, NAMESPACE, POLICY, Installation
+
+
+@pytest.fixture(scope="module")
+def control_plane() -> Iterator[ControlPlane]:
+    with ControlPlane() as started:
+        started.install_kubevirt()
+        Installation(started).apply()
+        yield started
+
+
+class Written:
+    """A recorder with a connection of its own, and what became of its Events."""
+
+    def __init__(self, instance: str) -> None:
+        self.results: list[Result] = []
+        self.recorder = EventRecorder(
+            instance=instance, on_result=lambda _, result: self.results.append(result), interval=0.5
+        )
+        self.record = self.recorder.record
+
+    @asynccontextmanager
+    async def running(self, control_plane: ControlPlane) -> AsyncIterator[None]:
+        client = await KubeClient.connect(control_plane.kubeconfig_for(NAMESPACE, NAME))
+        task = asyncio.create_task(self.recorder.run(client))
+        try:
+            yield
+            assert not task.done(), task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await client.close()
+            await connections_closed()
+
+    async def settled(self, result: Result = "sent", *, number: int = 2) -> None:
+        await until(lambda: self.results == [result] * number, lambda: self.results)
+
+
+def reference(item: Json) -> ObjectRef:
+    metadata = item["metadata"]
+    return ObjectRef(item["apiVersion"], item["kind"], metadata["namespace"], metadata["name"], metadata["uid"])
+
+
+def events(control_plane: ControlPlane, namespace: str) -> list[Json]:
+    return control_plane.client.list("events", namespace)
+
+
+async def test_kubectl_describe_shows_it(control_plane: ControlPlane) -> None:
+    control_plane.client.create(make_namespace("shop"))
+    vmi = control_plane.client.create(make_vmi("a" * 60 + "." + "b" * 60, "shop"))
+    one = Written("replica-1")
+    long = "übergroß " * 200
+    async with one.running(control_plane):
+        one.record(reference(vmi), NORMAL, "LevelChanged", "the level is now filesystem")
+        one.record(reference(vmi), WARNING, "HooksNotWritten", long)
+        await one.settled()
+    shown = control_plane.kubectl("describe", "vmi", vmi["metadata"]["name"], "-n", "shop")
+    assert "the level is now filesystem" in shown
+    assert "vm-consistency" in shown
+    assert "übergroß" in shown
+
+
+async def test_counts_rise_across_leaders(control_plane: ControlPlane) -> None:
+    policy = reference(control_plane.client.get("configmaps", POLICY, NAMESPACE))
+    for number in (1, 2):
+        one = Written(f"replica-{number}")
+        async with one.running(control_plane):
+            one.record(policy, WARNING, "PolicyRejected", "rules[0]: no")
+            one.record(policy, WARNING, "HooksOverwritten", "again", recurring=True)
+            await one.settled(number=3 - number)
+            for _ in range(3):
+                one.record(policy, WARNING, "HooksOverwritten", "again", recurring=True)
+            one.record(policy, WARNING, "PolicyRejected", "rules[0]: no")
+            await one.settled(number=4 - number)
+        counts = {event["reason"]: event["count"] for event in events(control_plane, NAMESPACE)}
+        assert counts == {"PolicyRejected": 1, "HooksOverwritten": 4 * number}
+
+
+async def test_a_namespace_that_goes_takes_its_events_with_it(
+    control_plane: ControlPlane, caplog: pytest.LogCaptureFixture
+) -> None:
+    control_plane.client.create(make_namespace("going"))
+    vmi = reference(control_plane.client.create(make_vmi("db", "going")))
+    control_plane.client.delete("namespaces", "going")  # stays Terminating: nobody here empties it
+    one = Written("replica-1")
+    async with one.running(control_plane):
+        one.record(vmi, NORMAL, "LevelChanged", "too late")
+        one.record(ObjectRef("v1", "Pod", "gone", "db", "uid"), NORMAL, "LevelChanged", "far too late")
+        await one.settled("dropped")
+    assert caplog.records == []
