@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     """For one review; below the webhook's timeoutSeconds, so that our own answer arrives in time."""
     drain_delay: float = Field(default=5.0, ge=0, le=300)
     """How long to go on serving after SIGTERM, until no API server sends reviews any more."""
+    excluded_namespaces: str = "kube-system,kube-public,kube-node-lease"
+    """Comma-separated; running pods there are left alone, as in our own. The registration leaves out the same ones."""
     reconcile_rate: float = Field(default=100.0, ge=0, le=10_000)
     """Writes per second to running pods; 0 sets no limit."""
     reconcile_concurrency: int = Field(default=8, ge=1, le=100)
@@ -68,6 +70,12 @@ class Settings(BaseSettings):
             container=self.kubevirt_container,
             freezer=self.kubevirt_freezer,
         )
+
+    @cached_property
+    def spared_namespaces(self) -> frozenset[str]:
+        """The namespaces whose pods are none of ours."""
+        named = (name.strip() for name in self.excluded_namespaces.split(","))
+        return frozenset({self.namespace, *filter(None, named)})
 
     @cached_property
     def serving_names(self) -> tuple[str, ...]:

@@ -25,9 +25,14 @@ class RunningPod:
     resource_version: str = field(compare=False)
 
 
-def running_pod(item: Json, names: KubeVirtNames) -> RunningPod | None:
-    """Decode a pod or its PartialObjectMetadata; None for one that no decision is made about."""
+def running_pod(item: Json, names: KubeVirtNames, spared: frozenset[str] = frozenset()) -> RunningPod | None:
+    """Decode a pod or its PartialObjectMetadata; None for one that no decision is made about.
+
+    `spared`: namespaces that are left alone, as the registration of the webhook leaves them out.
+    """
     metadata = shared(item["metadata"])
+    if metadata["namespace"] in spared:
+        return None
     pod = PodView.from_object({"metadata": metadata}, metadata["namespace"])
     if recognise_running(pod, names) in (NotLauncher.LABEL, NotLauncher.OWNER, NotLauncher.OWNER_NAME):
         return None
@@ -35,9 +40,13 @@ def running_pod(item: Json, names: KubeVirtNames) -> RunningPod | None:
 
 
 def launcher_reflector(
-    client: KubeClient, store: ObjectStore[RunningPod], names: KubeVirtNames, timings: Timings | None = None
+    client: KubeClient,
+    store: ObjectStore[RunningPod],
+    names: KubeVirtNames,
+    spared: frozenset[str],
+    timings: Timings | None = None,
 ) -> Reflector[RunningPod]:
-    """What keeps `store` at the launcher pods of all namespaces that have not ended, by their metadata.
+    """What keeps `store` at the launcher pods that have not ended, of all but the `spared` namespaces.
 
     Not by the label's value: a tenant who changes that takes the pod away from admission, but not from KubeVirt.
     """
@@ -46,7 +55,7 @@ def launcher_reflector(
         client,
         PODS,
         store,
-        lambda item: running_pod(item, names),
+        lambda item: running_pod(item, names, spared),
         selectors=selectors,
         metadata_only=True,
         timings=timings,

@@ -9,6 +9,9 @@ from app.admission.mutate import PodMutator
 from app.admission.validate import validators
 from app.controllers.ca_injector import CaInjector
 from app.controllers.certificates import CertificateController
+from app.controllers.duties import Duties
+from app.controllers.events import EventRecorder
+from app.controllers.leader import Leader, new_identity
 from app.controllers.policy_config_map import ConfigMapPolicy
 from app.controllers.policy_keeper import PolicyKeeper
 from app.kube.client import KubeClient
@@ -40,9 +43,10 @@ async def assemble(settings: Settings) -> AsyncIterator[Parts]:
 
 def _parts(settings: Settings, client: KubeClient) -> Parts:
     metrics = Metrics()
+    identity = new_identity()
     stores = ClusterStores(settings.names)
     reflectors = cluster_reflectors(client, stores)
-    keeper = PolicyKeeper(metrics.policy_changed)
+    keeper = PolicyKeeper(metrics.policy_changed, grace=settings.policy_grace)
     policy = ConfigMapPolicy(client, settings, keeper)
     serving = ServingContext(settings.serving_names)
     certificates = CertificateController(
@@ -54,6 +58,20 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
         certificates.listen(one.wake)
     metrics.show_stores({reflector.title: reflector.store for reflector in reflectors})
     facts = StoreFacts(client, stores, settings.deadline)
+    leader = Leader(
+        client, namespace=settings.namespace, name=settings.lease, identity=identity, on_change=metrics.leading
+    )
+    recorder = EventRecorder(instance=identity, on_result=metrics.event)
+    duties = Duties(
+        client,
+        settings,
+        stores,
+        facts,
+        keeper,
+        recorder,
+        metrics,
+        lambda: all(reflector.synced and not reflector.store.stale for reflector in reflectors),
+    )
     return Parts(
         PodMutator(keeper, facts, settings.names),
         serving,
@@ -64,6 +82,7 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
             "certificates": partial(certificates.run, client),
             "ca-injector": partial(injector.run, client),
             "ca-injector of validation": partial(guard.run, client),
+            "leader": partial(leader.run, client, duties.run),
         },
         checks={
             **{reflector.title: _unsynced(reflector) for reflector in reflectors},

@@ -1,6 +1,6 @@
 """Metrics of one process. Names and labels are documented in the README; times are in seconds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.core.decision import Decision
 from app.core.policy import PolicyState, Standing
+from app.core.selection import Refusal
 from app.kube.store import ObjectStore
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -65,7 +66,38 @@ class Metrics:
         )
         for result in ("good", "bad"):
             self._policy_loads.labels(result)
+        self._leader = self._gauge("leader", "1 in the replica that leads, that is, brings running pods in line.")
+        self._backlog = self._gauge("reconcile_backlog", "Running pods that wait to be looked at; of the leader.")
+        self._pods = self._gauge(
+            "pods", "Running launcher pods by what they should carry; of the leader.", "level", "source"
+        )
+        self._pods_refused = self._gauge(
+            "pods_refused",
+            "Running launcher pods for which something was asked that does not count; of the leader.",
+            "source",
+            "reason",
+        )
+        self._agents_missing = self._gauge(
+            "guest_agents_missing", "Running guests without the agent that their level needs; of the leader."
+        )
+        self._writes = Counter(
+            "vm_consistency_reconcile_writes",
+            "Writes to running pods, by why: changed, handed-back, missing, overwritten; failed ones too.",
+            ("reason",),
+            registry=self.registry,
+        )
+        for reason in ("changed", "handed-back", "missing", "overwritten", "failed"):
+            self._writes.labels(reason)
+        self._events = Counter(
+            "vm_consistency_events",
+            "Kubernetes Events by reason, and by result: sent, dropped or failed.",
+            ("reason", "result"),
+            registry=self.registry,
+        )
         self.policy_changed(PolicyState(), None)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"vm_consistency_{name}", text, labels, registry=self.registry)
 
     def show_stores(self, stores: Mapping[str, ObjectStore[Any]]) -> None:
         """Show how many objects of each kind are known, and how far they can be trusted."""
@@ -91,6 +123,34 @@ class Metrics:
         self._decisions.labels(decision.action, decision.reason, decision.level or "", source).inc()
         for refusal in decision.refusals:
             self._refusals.labels(refusal.source.partition("/")[0], refusal.reason).inc()
+
+    def leading(self, is_leader: bool) -> None:
+        """Show whether this replica leads."""
+        self._leader.set(is_leader)
+
+    def show_backlog(self, backlog: Callable[[], int]) -> None:
+        """Ask `backlog` for the number of pods that wait."""
+        self._backlog.set_function(backlog)
+
+    def pods(self, level: str, source: str, change: int) -> None:
+        """There are `change` more running pods of that level, decided by that source."""
+        self._pods.labels(level, source).inc(change)
+
+    def pods_refused(self, refusal: Refusal, change: int) -> None:
+        """There are `change` more running pods for which something was asked that does not count."""
+        self._pods_refused.labels(refusal.source.partition("/")[0], refusal.reason).inc(change)
+
+    def pod_written(self, reason: str) -> None:
+        """Count a write to a running pod."""
+        self._writes.labels(reason).inc()
+
+    def agents_missing(self, count: int) -> None:
+        """Show how many guests lack the agent that their level needs."""
+        self._agents_missing.set(count)
+
+    def event(self, reason: str, result: str) -> None:
+        """Count a Kubernetes Event."""
+        self._events.labels(reason, result).inc()
 
     def error(self, kind: str) -> None:
         """Count a review without a proper decision."""

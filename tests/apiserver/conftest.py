@@ -77,6 +77,20 @@ def namespace_apart(apart: Installation) -> str:
 
 
 @pytest.fixture
+def undisturbed(installation: Installation) -> Iterator[None]:
+    """Nobody leads, so that what stands on a pod is what admission made of it."""
+    with installation.nobody_leads():
+        yield
+
+
+@pytest.fixture
+def undisturbed_apart(apart: Installation) -> Iterator[None]:
+    """The same there."""
+    with apart.nobody_leads():
+        yield
+
+
+@pytest.fixture
 def replica(installation: Installation) -> Replica:
     """The replica that the API server calls."""
     return installation.replicas[0]

@@ -22,6 +22,9 @@ MARGIN = 1.0
 """Seconds beyond the webhook's timeout that a request may take on a busy machine."""
 
 
+pytestmark = pytest.mark.usefixtures("undisturbed_apart")
+
+
 @pytest.fixture(autouse=True)
 def _called_again(apart: Installation) -> Iterator[None]:
     yield

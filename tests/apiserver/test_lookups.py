@@ -120,6 +120,7 @@ def far(apart: Installation, line: Line, tmp_path: Path) -> Replica:
     return replica
 
 
+@pytest.mark.usefixtures("undisturbed_apart")
 def test_a_dead_line_costs_no_more_than_the_deadline(
     apart: Installation, namespace_apart: str, line: Line, far: Replica
 ) -> None:

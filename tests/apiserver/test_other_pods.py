@@ -84,7 +84,8 @@ def test_a_migration_target_follows_what_the_vm_says_by_now(client: Client, name
 
     assert decided(target) == ("crash", "vm")
     assert hooks(target) == {}
-    assert hooks(client.get("pods", source["metadata"]["name"], namespace)) == hooks(source)
+    name = source["metadata"]["name"]
+    wait_for(lambda: hooks(client.get("pods", name, namespace)) == {}, what="the source to follow as well")
 
 
 def test_the_attachment_pod_of_a_hotplugged_volume_is_nobody_s(client: Client, namespace: str) -> None:

@@ -185,6 +185,7 @@ def _may_read(cp: ControlPlane, name: str) -> bool:
     return bool(answer["status"]["allowed"])
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_replicas_with_different_policies_never_fight(
     installation: Installation, namespace: str, replica: Replica, rival: Replica
 ) -> None:

@@ -212,6 +212,7 @@ def test_a_pod_on_a_node_can_be_terminating_too(launcher: Launcher) -> None:
     client.delete("pods", launcher.name, launcher.namespace, grace_seconds=0)
 
 
+@pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize(
     "forged", [FORGED, {EFFECTIVE_LEVEL: "crash"}, {DECIDED_BY: "vm"}], ids=["whole", "level", "who"]
 )

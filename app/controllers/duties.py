@@ -1,0 +1,79 @@
+"""What the leading replica does beside answering reviews."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from app.controllers.events import EventRecorder
+from app.controllers.guest_agents import GuestAgents
+from app.controllers.pod_reconciler import KnownFacts, PodReconciler, RunningPolicies
+from app.controllers.pod_reports import PodMetrics, PodReports
+from app.kube.client import KubeClient
+from app.kube.cluster import ClusterStores
+from app.kube.pods import RunningPod, launcher_reflector
+from app.kube.store import ObjectStore
+from app.settings import Settings
+
+
+class DutyMetrics(PodMetrics, Protocol):
+    """Shows what the leader does."""
+
+    def agents_missing(self, count: int) -> None:
+        """So many guests lack the agent that their level needs."""
+        ...
+
+    def show_backlog(self, backlog: Callable[[], int]) -> None:
+        """Ask `backlog` for the number of pods that wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Duties:
+    """Everything that only one replica does. Each term starts with empty hands: what another leader did is unknown."""
+
+    client: KubeClient
+    settings: Settings
+    stores: ClusterStores
+    facts: KnownFacts
+    policies: RunningPolicies
+    recorder: EventRecorder
+    metrics: DutyMetrics
+    in_touch: Callable[[], bool]
+    """Whether `stores` are complete and up to date."""
+
+    async def run(self) -> None:
+        """Do the duties of one term, until cancelled."""
+        pods: ObjectStore[RunningPod] = ObjectStore()
+        settings = self.settings
+        launchers = launcher_reflector(self.client, pods, settings.names, settings.spared_namespaces)
+        agents = GuestAgents(
+            pods, self.recorder, self.metrics.agents_missing, settings.names, grace=settings.agent_grace
+        )
+        reports = PodReports(self.recorder, self.metrics)
+        reconciler = PodReconciler(
+            self.client,
+            pods,
+            self.stores,
+            self.facts,
+            self.policies,
+            reports,
+            lambda: self.in_touch() and not pods.stale,
+            per_second=settings.reconcile_rate,
+            concurrency=settings.reconcile_concurrency,
+        )
+
+        async def when_known(*tasks: Callable[[], Any]) -> None:
+            await launchers.wait_synced()
+            await asyncio.gather(*(task() for task in tasks))
+
+        with ExitStack() as ends:
+            ends.callback(reports.close)
+            self.metrics.show_backlog(lambda: reconciler.backlog)
+            ends.callback(self.metrics.show_backlog, lambda: 0)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(launchers.run())
+                group.create_task(agents.reflector(self.client).run())
+                group.create_task(self.recorder.run(self.client))
+                group.create_task(when_known(reconciler.run, agents.run))

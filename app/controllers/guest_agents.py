@@ -1,0 +1,115 @@
+"""Which running guests have no agent although their backups are to freeze them."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from app.controllers.events import WARNING, EventRecorder
+from app.controllers.pod_reports import about
+from app.core.constants import EFFECTIVE_LEVEL, KubeVirtNames
+from app.core.objects import OwnerReference
+from app.core.policy import Level
+from app.kube.client import Json, KubeClient
+from app.kube.pods import PodIndex, RunningPod
+from app.kube.reflector import Reflector, Timings
+from app.kube.resources import virtual_machine_instances
+from app.kube.store import Key, ObjectStore
+
+GUEST_AGENT_NOT_CONNECTED: Final = "GuestAgentNotConnected"
+
+_TICK_SECONDS: Final = 5.0
+_PAGE: Final = 100
+"""Whole instances are large, and only two fields of each are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What an instance's status says of its guest (kubevirt v1.8.4, api/core/v1/types.go: AgentConnected)."""
+
+    is_running: bool
+    has_agent: bool
+
+
+def guest(item: Json) -> Guest:
+    """Read a VirtualMachineInstance."""
+    status = item.get("status") or {}
+    conditions: Iterable[Any] = status.get("conditions") or ()
+    has_agent = any(one.get("type") == "AgentConnected" and one.get("status") == "True" for one in conditions)
+    return Guest(status.get("phase") == "Running", has_agent)
+
+
+class GuestAgents:
+    """Tells of each guest that runs without its agent for longer than a booting one does.
+
+    `virt-freezer` exits 0 without an agent (kubevirt v1.8.4, cmd/virt-freezer/virt-freezer.go): the backup looks
+    frozen and is not.
+    """
+
+    def __init__(
+        self,
+        pods: ObjectStore[RunningPod],
+        recorder: EventRecorder,
+        gauge: Callable[[int], None],
+        names: KubeVirtNames,
+        *,
+        grace: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`gauge` is told how many guests lack their agent; `grace` is in seconds."""
+        self._pods, self._recorder, self._gauge, self._names = pods, recorder, gauge, names
+        self._grace, self._clock = grace, clock
+        self._store: ObjectStore[Guest] = ObjectStore()
+        self._without: dict[Key, float] = {}
+        self._store.subscribe(self._changed)
+
+    def reflector(self, client: KubeClient) -> Reflector[Guest]:
+        """What keeps this up to date; whole objects, as the agent's condition is in the status."""
+        resource = virtual_machine_instances(self._names)
+        return Reflector(client, resource, self._store, guest, timings=Timings(page=_PAGE))
+
+    async def run(self) -> None:
+        """Look every few seconds, until cancelled."""
+        index = PodIndex(self._pods)
+        told: set[Key] = set()
+        try:
+            while True:
+                told = self.look(index, told)
+                await asyncio.sleep(_TICK_SECONDS)
+        finally:
+            index.close()
+            self._gauge(0)
+
+    def look(self, index: PodIndex, told: set[Key]) -> set[Key]:
+        """Tell of those that lack their agent and are not among `told`; returns all that lack it."""
+        due = self._clock() - self._grace
+        lacking: set[Key] = set()
+        for key, since in self._without.items():
+            found = self._to_be_frozen(index, key) if since <= due else None
+            if found is None:
+                continue
+            lacking.add(key)
+            if key not in told:
+                level, vmi = found
+                message = (
+                    f"level {level} is asked for, but the guest agent is not connected: no backup freezes this guest"
+                )
+                where = about(key[0], vmi)
+                self._recorder.record(where, WARNING, GUEST_AGENT_NOT_CONNECTED, message, recurring=True)
+        self._gauge(len(lacking))
+        return lacking
+
+    def _to_be_frozen(self, index: PodIndex, key: Key) -> tuple[str, OwnerReference] | None:
+        for pod_key in index.of_instance(*key):
+            pod = self._pods.get(*pod_key)
+            level = (pod.view.annotations or {}).get(EFFECTIVE_LEVEL, "") if pod else ""
+            if pod and pod.view.controller and level in (Level.FILESYSTEM, Level.APPLICATION):
+                return level, pod.view.controller
+        return None
+
+    def _changed(self, key: Key, _: Guest | None, new: Guest | None) -> None:
+        if new is not None and new.is_running and not new.has_agent:
+            self._without.setdefault(key, self._clock())
+        else:
+            self._without.pop(key, None)

@@ -1,0 +1,290 @@
+"""Brings running launcher pods in line with what the webhook would write on new ones."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from app.controllers.loop import ATTEMPTS, PERIOD
+from app.controllers.pod_reports import PodReports
+from app.controllers.restraint import Gate, Rate, Restraint
+from app.controllers.work_queue import WorkQueue
+from app.core.constants import KubeVirtNames
+from app.core.decision import Decision, decide_running
+from app.core.launcher import NotLauncher, recognise_running
+from app.core.objects import Facts, OwnerReference
+from app.core.policy import PolicyState
+from app.core.record import is_intact
+from app.kube.client import JSON_PATCH, ApiError, KubeClient, KubeError
+from app.kube.cluster import ClusterStores
+from app.kube.pods import PodIndex, RunningPod, running_pod
+from app.kube.resources import PODS
+from app.kube.store import Key, ObjectStore
+
+_log = logging.getLogger("vm-consistency.reconciler")
+
+_TICK_SECONDS: Final = 1.0
+_PROGRESS_SECONDS: Final = 5.0
+_LONGEST_PAUSE_SECONDS: Final = 600.0
+_AT_A_STRETCH: Final = 16
+"""Pods that are looked at before reviews get their turn: about a millisecond."""
+
+_RACE_LOST: Final = (409, 422)
+"""A `test` of a JSON patch that fails is answered 422, like an object that isn't valid."""
+
+
+class KnownFacts(Protocol):
+    """Gives the facts about a launcher pod's owner that are known without asking; StoreFacts is one."""
+
+    def known(self, namespace: str, vmi: OwnerReference) -> Facts | None:
+        """Return them, or None where the owner is not, or not any more, among what is known."""
+        ...
+
+
+class RunningPolicies(Protocol):
+    """Gives the policy for new pods and the one for pods that run already; PolicyKeeper is one."""
+
+    def current(self) -> PolicyState:
+        """Return the policy in force."""
+        ...
+
+    def running(self) -> PolicyState:
+        """Return the policy for pods that run already; the same object as long as nothing changes."""
+        ...
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after every change; returns what ends this."""
+        ...
+
+
+@dataclass(slots=True)
+class _Round:
+    """One look at every pod, for the log."""
+
+    why: str
+    pods: int
+    started: float
+    told: float
+    writes: int
+
+
+class PodReconciler:
+    """Looks at a pod when it, its owner, its Namespace or the policy changes, and writes where it differs.
+
+    The outcome is a function of the cluster's state: whatever was missed, an outage of the webhook, a write that
+    admission doesn't see, somebody's edit, is found by the same comparison. Every write names the resourceVersion that
+    was decided on, so nothing that came in between is lost and two writers don't both write.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        pods: ObjectStore[RunningPod],
+        stores: ClusterStores,
+        facts: KnownFacts,
+        policies: RunningPolicies,
+        reports: PodReports,
+        in_touch: Callable[[], bool],
+        *,
+        per_second: float,
+        concurrency: int,
+    ) -> None:
+        """`pods` holds what runs; `in_touch` tells whether that and `stores` are up to date."""
+        self._client, self._pods, self._stores, self._facts = client, pods, stores, facts
+        self._policies, self._reports, self._concurrency = policies, reports, concurrency
+        self._names: KubeVirtNames = stores.names
+        self._queue: WorkQueue[Key] = WorkQueue()
+        self._rate, self._gate = Rate(per_second), Gate(in_touch)
+        self._restraint: Restraint[Key] = Restraint()
+        self._written: dict[Key, str] = {}
+        self._failures: dict[Key, int] = {}
+        self._round: _Round | None = None
+        self._looks = 0
+        self._policy = policies.running()
+        self.writes = 0
+
+    @property
+    def backlog(self) -> int:
+        """How many pods wait to be looked at."""
+        return len(self._queue)
+
+    async def run(self) -> None:
+        """Bring every pod in line, now and after every change, until cancelled."""
+        with self._subscribed():
+            self._look_at_all("start")
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self._concurrency):
+                    tasks.create_task(self._work())
+                tasks.create_task(self._keep_time())
+
+    @contextmanager
+    def _subscribed(self) -> Iterator[None]:
+        index, stores = PodIndex(self._pods), self._stores
+        with ExitStack() as ends:
+            ends.callback(self._queue.close)
+            ends.callback(index.close)
+            ends.callback(self._pods.subscribe(self._pod_changed))
+            ends.callback(stores.machines.subscribe(lambda key, *_: self._add(index.of_instance(*key))))
+            ends.callback(stores.instances.subscribe(lambda key, *_: self._add(index.of_instance(*key))))
+            ends.callback(stores.namespaces.subscribe(lambda key, *_: self._add(index.of_namespace(key[1]))))
+            ends.callback(stores.kubevirts.subscribe(lambda *_: self._look_at_all("KubeVirt object changed")))
+            ends.callback(self._policies.listen(self._policy_changed))
+            yield
+
+    def _add(self, keys: Collection[Key]) -> None:
+        for key in keys:
+            self._queue.add(key, urgent=len(keys) == 1)
+
+    def _pod_changed(self, key: Key, old: RunningPod | None, new: RunningPod | None) -> None:
+        if new is not None:
+            self._queue.add(key, urgent=True)
+        if new is None or (old is not None and old.uid != new.uid):
+            self._written.pop(key, None)
+            self._failures.pop(key, None)
+            self._restraint.forget(key)
+            self._queue.forget(key)
+            self._reports.forget(key)
+
+    def _policy_changed(self) -> None:
+        self._policy = self._policies.running()
+        self._look_at_all("policy changed")
+
+    def _look_at_all(self, why: str) -> None:
+        now = time.monotonic()
+        self._round = _Round(why, len(self._pods), now, now, self.writes)
+        for key in self._pods:
+            self._queue.add(key)
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.take()
+            try:
+                await self._gate.passed()
+                await self._look_at(key)
+            finally:
+                self._queue.done(key)
+            self._looks += 1
+            if self._looks % _AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
+
+    async def _look_at(self, key: Key) -> None:
+        try:
+            again = await self._bring_in_line(key)
+        except KubeError as error:
+            again = self._failed(key, error)
+        except Exception:  # an object that nobody foresaw must not end the work on all the others
+            _log.exception("unexpected failure", extra={"pod": "/".join(key)})
+            again = _LONGEST_PAUSE_SECONDS
+        if again:
+            self._queue.add_later(key, again)
+
+    async def _bring_in_line(self, key: Key) -> float | None:
+        """Look at one pod, and write where it differs; returns the seconds until it may be looked at again."""
+        pod = self._pods.get(*key)
+        for _ in range(ATTEMPTS):
+            vmi = recognise_running(pod.view, self._names) if pod else NotLauncher.LABEL
+            if pod is None or isinstance(vmi, NotLauncher):
+                return None
+            facts = self._facts.known(pod.view.namespace, vmi)
+            if facts is None:
+                return None  # the owner's watch wakes us as soon as it is known
+            decision = self._decide(pod, vmi, facts)
+            self._reports.decided(key, vmi, decision)
+            if not decision.patch or self._written.get(key) == pod.resource_version:
+                return None  # in line, or the watch has yet to bring what was just written
+            if pause := self._restraint.delay(key):
+                return pause
+            await self._rate.take()
+            if await self._write(key, pod, decision):
+                self._reports.wrote(pod, vmi, decision)
+                return None
+            newer = await self._read(key)
+            if newer and newer.resource_version == pod.resource_version:
+                return self._refused(key, vmi, "the API server finds the pod invalid with its hooks")
+            pod = newer
+        return 1.0  # the pod changes all the time
+
+    def _decide(self, pod: RunningPod, vmi: OwnerReference, facts: Facts) -> Decision:
+        # What carries no record of ours is new to us, and new pods wait for no grace.
+        known = is_intact(pod.view.annotations or {})
+        state = self._policies.running() if known else self._policies.current()
+        return decide_running(pod.view, vmi, facts, state, self._names)
+
+    async def _write(self, key: Key, pod: RunningPod, decision: Decision) -> bool:
+        """Patch the pod; returns False if it is not what was decided on any more."""
+        guard = {"op": "test", "path": "/metadata/resourceVersion", "value": pod.resource_version}
+        try:
+            path = PODS.object(key[1], key[0])
+            await self._client.patch(path, [guard, *decision.patch], JSON_PATCH, metadata_only=True)
+        except ApiError as error:
+            if error.status not in _RACE_LOST:
+                raise
+            return False
+        self._gate.succeeded()
+        self._failures.pop(key, None)
+        self._written[key] = pod.resource_version
+        self._restraint.wrote(key)
+        self.writes += 1
+        return True
+
+    async def _read(self, key: Key) -> RunningPod | None:
+        try:
+            item = await self._client.get(PODS.object(key[1], key[0]), metadata_only=True)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return running_pod(item, self._names)
+
+    def _failed(self, key: Key, error: KubeError) -> float | None:
+        """Take note of a request that failed; returns the seconds until the next try."""
+        status = error.status if isinstance(error, ApiError) else 0
+        if status == 404:
+            return None
+        if status in (0, 401, 429) or status >= 500:
+            self._gate.close(error)
+        else:
+            self._reports.not_written(key, self._owner(key), str(error))
+        return self._pause(key)
+
+    def _refused(self, key: Key, vmi: OwnerReference, why: str) -> float:
+        self._reports.not_written(key, vmi, why)
+        return self._pause(key)
+
+    def _owner(self, key: Key) -> OwnerReference | None:
+        pod = self._pods.get(*key)
+        return pod.view.controller if pod else None
+
+    def _pause(self, key: Key) -> float:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        return min(_LONGEST_PAUSE_SECONDS, 2.0 ** min(failures, 12) / 2) * random.uniform(0.75, 1.25)  # noqa: S311
+
+    async def _keep_time(self) -> None:
+        looked = time.monotonic()
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            self._restraint.prune()
+            self._tell_progress()
+            if self._policies.running() is not self._policy:  # changes are heard of; the end of the grace is not
+                self._policy_changed()
+            elif time.monotonic() - looked > PERIOD:
+                looked = time.monotonic()
+                self._look_at_all("time")
+
+    def _tell_progress(self) -> None:
+        if self._round is None:
+            return
+        current, now = self._round, time.monotonic()
+        written = self.writes - current.writes
+        fields = {"why": current.why, "pods": current.pods, "written": written, "left": self.backlog}
+        if not self.backlog:
+            level = logging.INFO if written else logging.DEBUG
+            _log.log(level, "pods are in line", extra={**fields, "seconds": round(now - current.started, 1)})
+            self._round = None
+        elif now - current.told > _PROGRESS_SECONDS:
+            _log.info("bringing pods in line", extra=fields)
+            current.told = now
