@@ -1,14 +1,16 @@
 """The product installed from `manifests/` into a test control plane, its replicas running as processes of this machine.
 
-What is under test is what is shipped: the manifests are applied as they are, only the registration's address is changed
-from the Service to a port of loopback, because nothing here routes Services. A replica runs with a token of its own
-ServiceAccount, so a missing permission shows.
+What is under test is what is shipped: the manifests are applied as they are, only the addresses in the registrations
+are changed from the Service to a port of loopback, because nothing here routes Services. A replica runs with a token of
+its own ServiceAccount, so a missing permission shows.
 """
 
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
@@ -25,6 +27,9 @@ LAST_GOOD = "vm-consistency-last-good"
 ROOT = Path(__file__).parents[1]
 OVERLAY = ROOT / "manifests" / "overlays" / "default"
 WEBHOOK_USER = f"system:serviceaccount:{NAMESPACE}:{NAME}"
+_CONFIG_MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+_PAST_VALIDATION = {"Impersonate-User": WEBHOOK_USER, "Impersonate-Group": "system:masters"}
+"""Whose writes of the policy are not validated; the group adds the rights that the ServiceAccount doesn't have."""
 
 
 class Replica:
@@ -61,6 +66,13 @@ class Replica:
     def policy_loads(self) -> float:
         """How many policies it has read, good and bad."""
         return self.metric("vm_consistency_policy_loads_total")
+
+    def leads(self) -> bool:
+        """Whether it brings running pods in line; False too while nothing answers."""
+        try:
+            return self.metric("vm_consistency_leader") == 1
+        except (URLError, OSError):
+            return False
 
     def policy_state(self) -> str:
         """The standing of the policy, such as `valid`, as its metric tells."""
@@ -103,14 +115,13 @@ class Installation:
         self._changes = 0
 
     def apply(self) -> None:
-        """Apply the default overlay; the registration leads nowhere until `route_to`."""
+        """Apply the default overlay; the registrations lead nowhere until `route_to` and `validate_by`."""
         text = self.cp.kubectl("kustomize", OVERLAY)
         objects = list(yaml.safe_load_all(text))
         for item in objects:
-            if item["kind"] == "MutatingWebhookConfiguration":
-                for webhook in item["webhooks"]:
-                    path = webhook["clientConfig"].pop("service")["path"]
-                    webhook["clientConfig"]["url"] = f"https://127.0.0.1:9{path}"
+            for webhook in item.get("webhooks", []):
+                path = webhook["clientConfig"].pop("service")["path"]
+                webhook["clientConfig"]["url"] = f"https://127.0.0.1:9{path}"
         self.cp.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(objects))
 
     def replica(self, *, env: Mapping[str, str] | None = None) -> Replica:
@@ -141,6 +152,7 @@ class Installation:
         """Start a replica, let the API server call it, and return when it is ready."""
         replica = self.replica()
         self.route_to(replica.url)
+        self.validate_by(replica.port)
         replica.process.start()
         return replica
 
@@ -152,12 +164,45 @@ class Installation:
             [{"op": "replace", "path": "/webhooks/0/clientConfig/url", "value": url}],
         )
 
+    def validate_by(self, port: Port | int) -> None:
+        """Let the registration of the validating webhooks lead to `port`."""
+        webhooks = self.cp.client.get("validatingwebhookconfigurations", NAME)["webhooks"]
+        paths = [webhook["clientConfig"]["url"].rpartition(":")[2].partition("/")[2] for webhook in webhooks]
+        patch = [
+            {
+                "op": "replace",
+                "path": f"/webhooks/{index}/clientConfig/url",
+                "value": f"https://127.0.0.1:{port}/{path}",
+            }
+            for index, path in enumerate(paths)
+        ]
+        self.cp.client.patch("validatingwebhookconfigurations", NAME, patch)
+
     def remove(self) -> None:
         """Stop the replicas, and let the API server call none."""
-        if self.cp.client.find("mutatingwebhookconfigurations", NAME):
-            self.cp.client.delete("mutatingwebhookconfigurations", NAME)
+        for registrations in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
+            if self.cp.client.find(registrations, NAME):
+                self.cp.client.delete(registrations, NAME)
         for replica in self.replicas:
             replica.process.stop()
+
+    @contextmanager
+    def nobody_leads(self) -> Iterator[None]:
+        """Hold the Lease in the replicas' stead: running pods are not brought in line meanwhile."""
+        self._take_lease("tests")
+        running = [replica for replica in self.replicas if replica.process.alive]
+        for replica in running:
+            wait_for(lambda: not replica.leads(), what=f"{replica.process.name} to lead no more")  # noqa: B023
+        yield
+        self._take_lease("")
+        running = [replica for replica in self.replicas if replica.process.alive]
+        if running:
+            wait_for(lambda: any(replica.leads() for replica in running), what="a replica to lead again")
+
+    def _take_lease(self, holder: str) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = {"holderIdentity": holder, "leaseDurationSeconds": 60, "acquireTime": now, "renewTime": now}
+        self.cp.client.patch("leases", NAME, {"spec": spec}, NAMESPACE)
 
     def change_policy(self, policy: str | Mapping[str, object] | None) -> None:
         """`set_policy`, and return when every running replica has read it, be it good or not."""
@@ -171,20 +216,24 @@ class Installation:
             wait_for(lambda: _has_read(replica, policy, before), 10, what=f"{replica.process.name} to read the policy")  # noqa: B023
 
     def set_policy(self, policy: str | Mapping[str, object] | None) -> None:
-        """Write the policy ConfigMap: a text, a policy's fields besides apiVersion and kind, or None to delete it."""
-        client = self.cp.client
-        if policy is None:
-            if client.find("configmaps", POLICY, NAMESPACE):
-                client.delete("configmaps", POLICY, NAMESPACE)
-            return
-        text = policy if isinstance(policy, str) else policy_text(policy)
-        client.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": POLICY, "namespace": NAMESPACE},
-                "data": {"policy.yaml": text},
-            }
+        """Write the policy ConfigMap: a text, a policy's fields besides apiVersion and kind, or None to delete it.
+
+        It is not validated, as if no webhook answered just then: a bad policy that is there is what many tests are
+        about. How people's writes fare is in tests/apiserver/test_validate_policy.py.
+        """
+        if policy is not None:
+            self.write_policy({"policy.yaml": policy if isinstance(policy, str) else policy_text(policy)})
+        elif self.cp.client.find("configmaps", POLICY, NAMESPACE):
+            self.cp.client.request("DELETE", f"{_CONFIG_MAPS}/{POLICY}", headers=_PAST_VALIDATION)
+
+    def write_policy(self, data: Mapping[str, str]) -> None:
+        """Write the policy ConfigMap with these keys; not validated either."""
+        self.cp.client.request(
+            "PATCH",
+            f"{_CONFIG_MAPS}/{POLICY}",
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": POLICY}, "data": dict(data)},
+            params={"fieldManager": "tests", "force": "true"},
+            headers={**_PAST_VALIDATION, "Content-Type": "application/apply-patch+yaml"},
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.apiserver.conftest import SetPolicy
 from tests.apiserver.pods import decided, hooks, kubevirt_hooks, owner_of, pod_like_a_launcher, record
 from tests.controlplane import Client, launcher_pod, make_vm, wait_for
-from tests.installation import LAST_GOOD, NAMESPACE, POLICY, Replica, policy_text
+from tests.installation import LAST_GOOD, NAMESPACE, Installation, Replica, policy_text
 
 GOOD = {"default": {"level": "crash"}}
 BROKEN = policy_text({"default": {"level": "bulletproof"}, "rules": [{"name": "empty", "match": {}, "level": "crash"}]})
@@ -51,10 +51,10 @@ def test_the_last_good_policy_holds(client: Client, namespace: str, set_policy: 
 
 
 def test_a_config_map_without_the_key_is_a_broken_policy(
-    client: Client, namespace: str, set_policy: SetPolicy, replica: Replica
+    client: Client, namespace: str, set_policy: SetPolicy, installation: Installation, replica: Replica
 ) -> None:
     set_policy(GOOD)
-    client.patch("configmaps", POLICY, {"data": {"policy.yaml": None, "policy.yml": "kind: typo"}}, NAMESPACE)
+    installation.write_policy({"policy.yml": "kind: typo"})
     wait_for(lambda: replica.policy_state() == "last-good", what="the webhook to see it")
 
     assert _level_of_new_pod(client, "db", namespace) == "crash"

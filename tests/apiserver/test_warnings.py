@@ -92,6 +92,10 @@ def test_a_good_wish_and_an_update_warn_nobody(client: Client, namespace: str) -
     assert client.warnings == ()
 
 
+def _decisions(replica: Replica) -> list[Json]:
+    return [line for line in replica.log_lines() if line["message"] == "pod decided"]
+
+
 def test_what_was_refused_is_counted_and_logged(client: Client, namespace: str, replica: Replica) -> None:
     before = replica.metric("vm_consistency_refusals_total", source="vm", reason="unknown-level")
     client.create(make_vm("db", namespace, annotations={LEVEL: "bulletproof"}))
@@ -102,7 +106,7 @@ def test_what_was_refused_is_counted_and_logged(client: Client, namespace: str, 
         what="the refusal in the metrics",
     )
     [line] = wait_for(
-        lambda: [one for one in replica.log_lines() if one.get("namespace") == namespace],
+        lambda: [one for one in _decisions(replica) if one["namespace"] == namespace],
         what="the decision in the log",
     )
     assert line["decidedBy"] == "default"

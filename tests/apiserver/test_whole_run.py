@@ -39,6 +39,8 @@ ASKED = {
     ("patch", "secrets"),
     ("list", "mutatingwebhookconfigurations"),
     ("patch", "mutatingwebhookconfigurations"),
+    ("list", "validatingwebhookconfigurations"),
+    ("patch", "validatingwebhookconfigurations"),
 }
 """Verbs and resources that the webhook needs for sure; the log has a watch only when it ended."""
 

@@ -55,3 +55,14 @@ class Overlay:
         """The only webhook of the MutatingWebhookConfiguration."""
         [webhook] = self.the("MutatingWebhookConfiguration")["webhooks"]
         return dict(webhook)
+
+    def validating(self, name: str) -> Object:
+        """The webhook of the ValidatingWebhookConfiguration for `policy` or `annotations`."""
+        webhooks = self.the("ValidatingWebhookConfiguration")["webhooks"]
+        [webhook] = [one for one in webhooks if one["name"] == f"{name}.vm-consistency.io"]
+        return dict(webhook)
+
+    @property
+    def webhooks(self) -> list[Object]:
+        """All of both configurations."""
+        return [self.webhook, self.validating("policy"), self.validating("annotations")]

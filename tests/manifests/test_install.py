@@ -12,6 +12,8 @@ from tests.controlplane import ApiError, Client, ControlPlane
 from tests.manifests.overlay import DEFAULT, Overlay
 
 NAMESPACE = "vm-consistency"
+REGISTRATIONS = {"mutatingwebhookconfigurations": 1, "validatingwebhookconfigurations": 2}
+"""With the number of their webhooks."""
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +58,23 @@ def test_applying_again_keeps_what_the_process_wrote(
     bundle = b64encode(control_plane.ca_file.read_bytes()).decode()
     ourselves.patch("secrets", settings.certificate_secret, key, NAMESPACE)
     ourselves.patch("configmaps", settings.last_good_config_map, policy, NAMESPACE)
-    patch = [
-        {"op": "test", "path": "/webhooks/0/name", "value": overlay.webhook["name"]},
-        {"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle},
-    ]
-    ourselves.patch("mutatingwebhookconfigurations", settings.webhook_configuration, patch)
+    lease = {"spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 15}}
+    ourselves.patch("leases", "vm-consistency", lease, NAMESPACE)
+    for plural, count in REGISTRATIONS.items():
+        places = (f"/webhooks/{index}/clientConfig/caBundle" for index in range(count))
+        patch = [{"op": "add", "path": place, "value": bundle} for place in places]
+        ourselves.patch(plural, settings.webhook_configuration, patch)
 
     control_plane.kubectl("apply", *flags, "-k", DEFAULT)
 
     client = control_plane.client
     assert client.get("secrets", settings.certificate_secret, NAMESPACE)["data"] == key["data"]
     assert client.get("configmaps", settings.last_good_config_map, NAMESPACE)["data"] == policy["data"]
-    [webhook] = client.get("mutatingwebhookconfigurations", settings.webhook_configuration)["webhooks"]
-    assert webhook["clientConfig"]["caBundle"] == bundle
+    held = client.get("leases", "vm-consistency", NAMESPACE)["spec"]
+    assert {field: held[field] for field in lease["spec"]} == lease["spec"]
+    for plural, count in REGISTRATIONS.items():
+        webhooks = client.get(plural, settings.webhook_configuration)["webhooks"]
+        assert [webhook["clientConfig"]["caBundle"] for webhook in webhooks] == [bundle] * count
 
 
 @pytest.mark.parametrize(
@@ -76,7 +82,8 @@ def test_applying_again_keeps_what_the_process_wrote(
     [
         (f"/api/v1/namespaces/{NAMESPACE}/secrets", "vm-consistency-certs"),
         (f"/api/v1/namespaces/{NAMESPACE}/configmaps", "vm-consistency-policy"),
-        ("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", "vm-consistency"),
+        (f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases", "vm-consistency"),
+        *((f"/apis/admissionregistration.k8s.io/v1/{plural}", "vm-consistency") for plural in REGISTRATIONS),
     ],
 )
 def test_named_objects_are_listed_and_watched_only_by_name(ourselves: Client, path: str, name: str) -> None:
@@ -87,7 +94,7 @@ def test_named_objects_are_listed_and_watched_only_by_name(ourselves: Client, pa
     _forbidden(ourselves, "GET", path)
 
 
-@pytest.mark.parametrize("path", ["/api/v1/namespaces", "/apis/kubevirt.io/v1/virtualmachines"])
+@pytest.mark.parametrize("path", ["/api/v1/namespaces", "/api/v1/pods", "/apis/kubevirt.io/v1/virtualmachines"])
 def test_what_decisions_need_is_listed_in_the_whole_cluster(ourselves: Client, path: str) -> None:
     try:
         ourselves.request("GET", path)
@@ -98,16 +105,24 @@ def test_what_decisions_need_is_listed_in_the_whole_cluster(ourselves: Client, p
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/api/v1/pods"),
+        ("GET", "/api/v1/events"),
+        ("DELETE", "/api/v1/namespaces/default/pods/any"),
+        ("PUT", "/api/v1/namespaces/default/pods/any"),
+        ("PATCH", "/api/v1/namespaces/default/pods/any/status"),
+        ("POST", "/api/v1/namespaces/default/pods/any/exec"),
         ("GET", "/api/v1/secrets"),
         ("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/other"),
         ("POST", f"/api/v1/namespaces/{NAMESPACE}/secrets"),
         ("POST", f"/api/v1/namespaces/{NAMESPACE}/configmaps"),
-        ("PATCH", f"/api/v1/namespaces/{NAMESPACE}/configmaps/vm-consistency-policy"),
+        ("PUT", f"/api/v1/namespaces/{NAMESPACE}/configmaps/vm-consistency-policy"),
+        ("DELETE", f"/api/v1/namespaces/{NAMESPACE}/configmaps/vm-consistency-policy"),
+        ("PATCH", f"/api/v1/namespaces/{NAMESPACE}/configmaps/other"),
+        ("POST", f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"),
         ("PUT", f"/api/v1/namespaces/{NAMESPACE}/secrets/vm-consistency-certs"),
         ("DELETE", f"/api/v1/namespaces/{NAMESPACE}/secrets/vm-consistency-certs"),
         ("PATCH", "/api/v1/namespaces/default"),
         ("PATCH", "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/other"),
+        ("PATCH", "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/other"),
         ("PUT", "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/vm-consistency"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.controlplane.build import Part, ensure
+from tests.manifests.edits import EDITS
 from tests.manifests.overlay import Overlay
 from tests.manifests.updates import UPDATES, State
 
@@ -45,6 +46,36 @@ def test_creations_are_sent_unless_they_are_ours(overlay: Overlay) -> None:
     users = {SOMEBODY: True, OURSELVES: False, "": True, OURSELVES + "-2": True}
     answer = evaluate(overlay.webhook, [_create(user) for user in users])
     assert answer == {"errors": [], "sent": list(users.values())}
+
+
+def test_annotations_are_sent_only_when_they_are_news(overlay: Overlay) -> None:
+    requests = [
+        {"user": SOMEBODY, "operation": edit.operation, "oldObject": edit.before, "object": edit.after}
+        for edit in EDITS
+    ]
+    answer = evaluate(overlay.validating("annotations"), requests)
+    assert answer["errors"] == []
+    sent = {edit.name: sent for edit, sent in zip(EDITS, answer["sent"], strict=True)}
+    assert sent == {edit.name: edit.sent for edit in EDITS}
+
+
+POLICY = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "any"}, "data": {"policy.yaml": ""}}
+
+
+@pytest.mark.parametrize("operation", ["CREATE", "UPDATE", "DELETE"])
+def test_the_policy_is_sent_by_its_name_unless_we_write_it(overlay: Overlay, operation: str) -> None:
+    writes = [
+        (SOMEBODY, "vm-consistency-policy", True),
+        ("", "vm-consistency-policy", True),
+        (OURSELVES, "vm-consistency-policy", False),
+        (SOMEBODY, "vm-consistency-last-good", False),
+        (SOMEBODY, "", False),
+    ]
+    new, old = operation != "DELETE", operation != "CREATE"
+    objects = {"object": POLICY if new else None, "oldObject": POLICY if old else None}
+    requests = [{"user": user, "name": name, "operation": operation, **objects} for user, name, _ in writes]
+    answer = evaluate(overlay.validating("policy"), requests)
+    assert answer == {"errors": [], "sent": [sent for *_, sent in writes]}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 import app
-from app.core.constants import HOOK_KEYS, PREFIX, UPSTREAM
+from app.core.constants import HOOK_KEYS, LEVEL, MANAGED, PREFIX, PROFILE, UPSTREAM
 from app.core.policy import BUILT_IN, Choice, Level
 from app.core.policy_load import load_policy
 from app.settings import Settings
@@ -47,6 +47,7 @@ def test_names_are_those_of_the_settings(overlay: Overlay, settings: Settings) -
     assert overlay.the("Namespace")["metadata"]["name"] == settings.namespace
     assert overlay.the("Service", settings.service)
     assert overlay.the("MutatingWebhookConfiguration", settings.webhook_configuration)
+    assert overlay.the("ValidatingWebhookConfiguration", settings.webhook_configuration)
     for kind, name in (
         ("Secret", settings.certificate_secret),
         ("ConfigMap", settings.policy_config_map),
@@ -60,9 +61,16 @@ def test_ports_lead_to_the_process(overlay: Overlay, settings: Settings) -> None
     assert ports == {"https": settings.port, "ops": settings.ops_port}
     [port] = overlay.the("Service")["spec"]["ports"]
     assert port["targetPort"] == "https"
-    client = overlay.webhook["clientConfig"]["service"]
-    assert (client["name"], client["namespace"], client["port"]) == (settings.service, settings.namespace, port["port"])
-    assert f"{client['name']}.{client['namespace']}.svc" in settings.serving_names
+    address = (settings.service, settings.namespace, port["port"])
+    for webhook in overlay.webhooks:
+        client = webhook["clientConfig"]["service"]
+        assert (client["name"], client["namespace"], client["port"]) == address
+        assert f"{client['name']}.{client['namespace']}.svc" in settings.serving_names
+    assert [webhook["clientConfig"]["service"]["path"] for webhook in overlay.webhooks] == [
+        "/mutate/pods",
+        "/validate/policy",
+        "/validate/annotations",
+    ]
     for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         assert overlay.container[probe]["httpGet"] == {"path": path, "port": "ops"}
 
@@ -160,16 +168,16 @@ def test_bindings_give_the_roles_to_our_service_account_only(overlay: Overlay) -
 def test_nothing_that_the_process_writes_is_committed(overlay: Overlay, settings: Settings) -> None:
     for kind, name in (("Secret", settings.certificate_secret), ("ConfigMap", settings.last_good_config_map)):
         assert not {"data", "stringData", "binaryData"} & overlay.the(kind, name).keys()
-    assert overlay.webhook["clientConfig"].keys() == {"service"}
+    assert all(webhook["clientConfig"].keys() == {"service"} for webhook in overlay.webhooks)
 
 
-def test_registration_never_stands_in_the_way(overlay: Overlay, settings: Settings) -> None:
-    webhook = overlay.webhook
-    assert webhook["failurePolicy"] == "Ignore"
-    assert webhook["sideEffects"] == "None"
-    assert webhook["reinvocationPolicy"] == "IfNeeded"
-    assert webhook["admissionReviewVersions"] == ["v1"]
-    assert settings.deadline < webhook["timeoutSeconds"] <= 5
+def test_registrations_never_stand_in_the_way(overlay: Overlay, settings: Settings) -> None:
+    assert overlay.webhook["reinvocationPolicy"] == "IfNeeded"
+    for webhook in overlay.webhooks:
+        assert webhook["failurePolicy"] == "Ignore"
+        assert webhook["sideEffects"] == "None"
+        assert webhook["admissionReviewVersions"] == ["v1"]
+        assert settings.deadline < webhook["timeoutSeconds"] <= 5
 
 
 def test_registration_is_for_launcher_pods_of_other_namespaces(overlay: Overlay, settings: Settings) -> None:
@@ -181,6 +189,33 @@ def test_registration_is_for_launcher_pods_of_other_namespaces(overlay: Overlay,
     [expression] = webhook["namespaceSelector"]["matchExpressions"]
     assert (expression["key"], expression["operator"]) == ("kubernetes.io/metadata.name", "NotIn")
     assert set(expression["values"]) == {settings.namespace, "kube-system", "kube-public", "kube-node-lease"}
+
+
+def test_policy_is_validated_by_name_and_namespace(overlay: Overlay, settings: Settings) -> None:
+    webhook = overlay.validating("policy")
+    [rule] = webhook["rules"]
+    assert set(rule["operations"]) == {"CREATE", "UPDATE", "DELETE"}
+    assert (rule["apiGroups"], rule["resources"]) == ([""], ["configmaps"])
+    assert webhook["namespaceSelector"] == {
+        "matchExpressions": [
+            {"key": "kubernetes.io/metadata.name", "operator": "In", "values": [settings.namespace]},
+        ]
+    }
+    _, named = webhook["matchConditions"]
+    assert f"'{settings.policy_config_map}'" in named["expression"]
+
+
+def test_annotations_are_validated_where_people_write_them(overlay: Overlay) -> None:
+    webhook = overlay.validating("annotations")
+    assert [(rule["apiGroups"], rule["resources"]) for rule in webhook["rules"]] == [
+        ([""], ["namespaces"]),
+        ([UPSTREAM.api_group], ["virtualmachines"]),
+    ]
+    assert all(set(rule["operations"]) == {"CREATE", "UPDATE"} for rule in webhook["rules"])
+    assert not {"namespaceSelector", "objectSelector"} & webhook.keys()
+    [condition] = webhook["matchConditions"]
+    keys = {LEVEL, PROFILE, MANAGED, UPSTREAM.skip_annotation}
+    assert {literal for literal in re.findall(r"'([^']+)'", condition["expression"]) if "/" in literal} == keys
 
 
 def test_conditions_name_every_hook_key_and_our_prefix(overlay: Overlay) -> None:
@@ -225,5 +260,8 @@ def test_another_namespace_takes_one_line(overlay: Overlay, tmp_path: Path) -> N
     assert _mentions(overlay.objects)
     assert _mentions(elsewhere.objects) == []
     assert elsewhere.the("Namespace", "elsewhere")
-    ours, _ = elsewhere.webhook["matchConditions"]
-    assert "'system:serviceaccount:elsewhere:vm-consistency'" in ours["expression"]
+    for webhook in (elsewhere.webhook, elsewhere.validating("policy")):
+        ours, _ = webhook["matchConditions"]
+        assert "'system:serviceaccount:elsewhere:vm-consistency'" in ours["expression"]
+    [where] = elsewhere.validating("policy")["namespaceSelector"]["matchExpressions"]
+    assert where["values"] == ["elsewhere"]

@@ -1,6 +1,6 @@
 // Command oldest compiles and evaluates a webhook's matchConditions with the code of kube-apiserver 1.30,
-// the oldest one supported. It reads {"webhook": MutatingWebhook, "requests": [...]} and prints {"errors": [...],
-// "sent": [...]}: what does not compile, and for each request whether the webhook is called.
+// the oldest one supported. It reads {"webhook": MutatingWebhook or ValidatingWebhook, "requests": [...]} and prints
+// {"errors": [...], "sent": [...]}: what does not compile, and for each request whether the webhook is called.
 package main
 
 import (
@@ -11,7 +11,9 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	celplugin "k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook"
@@ -21,10 +23,11 @@ import (
 )
 
 type request struct {
-	User      string      `json:"user"`
-	Operation string      `json:"operation"`
-	Object    *corev1.Pod `json:"object"`
-	OldObject *corev1.Pod `json:"oldObject"`
+	User      string         `json:"user"`
+	Operation string         `json:"operation"`
+	Name      string         `json:"name"`
+	Object    map[string]any `json:"object"`
+	OldObject map[string]any `json:"oldObject"`
 }
 
 type input struct {
@@ -56,21 +59,53 @@ func compileErrors(conditions []admissionregistrationv1.MatchCondition) []string
 	return problems
 }
 
-func (r request) attributes() *admission.VersionedAttributes {
-	kind := corev1.SchemeGroupVersion.WithKind("Pod")
-	var object, oldObject runtime.Object
-	if r.Object != nil { // a nil *Pod in an interface would not be null in CEL
-		object = r.Object
+// typed is the object as kube-apiserver holds it: of a Go type where it is built in, else a map. Nil stays nil: an
+// interface that holds a nil pointer would not be null in CEL.
+func typed(content map[string]any) (runtime.Object, error) {
+	if content == nil {
+		return nil, nil
 	}
-	if r.OldObject != nil {
-		oldObject = r.OldObject
+	held := &unstructured.Unstructured{Object: content}
+	var object runtime.Object
+	switch kind := held.GroupVersionKind(); kind {
+	case corev1.SchemeGroupVersion.WithKind("Pod"):
+		object = &corev1.Pod{}
+	case corev1.SchemeGroupVersion.WithKind("Namespace"):
+		object = &corev1.Namespace{}
+	case corev1.SchemeGroupVersion.WithKind("ConfigMap"):
+		object = &corev1.ConfigMap{}
+	default:
+		return held, nil
 	}
-	record := admission.NewAttributesRecord(object, oldObject, kind, "namespace", "name",
-		corev1.SchemeGroupVersion.WithResource("pods"), "", admission.Operation(r.Operation), nil, false,
+	return object, runtime.DefaultUnstructuredConverter.FromUnstructured(content, object)
+}
+
+func (r request) kind() schema.GroupVersionKind {
+	for _, content := range []map[string]any{r.Object, r.OldObject} {
+		if content != nil {
+			return (&unstructured.Unstructured{Object: content}).GroupVersionKind()
+		}
+	}
+	return schema.GroupVersionKind{}
+}
+
+func (r request) attributes() (*admission.VersionedAttributes, error) {
+	kind := r.kind()
+	object, err := typed(r.Object)
+	if err != nil {
+		return nil, err
+	}
+	oldObject, err := typed(r.OldObject)
+	if err != nil {
+		return nil, err
+	}
+	// No condition reads the resource.
+	record := admission.NewAttributesRecord(object, oldObject, kind, "namespace", r.Name,
+		kind.GroupVersion().WithResource("any"), "", admission.Operation(r.Operation), nil, false,
 		&user.DefaultInfo{Name: r.User})
 	return &admission.VersionedAttributes{
 		Attributes: record, VersionedKind: kind, VersionedObject: object, VersionedOldObject: oldObject,
-	}
+	}, nil
 }
 
 func main() {
@@ -86,7 +121,12 @@ func main() {
 	matcher := webhook.NewMutatingWebhookAccessor("uid", "configuration", &in.Webhook).
 		GetCompiledMatcher(celplugin.NewFilterCompiler(environmentOf()))
 	for index, r := range in.Requests {
-		result := matcher.Match(context.Background(), r.attributes(), nil, nil)
+		attributes, err := r.attributes()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		result := matcher.Match(context.Background(), attributes, nil, nil)
 		if result.Error != nil {
 			out.Errors = append(out.Errors, fmt.Sprintf("request %d: %v", index, result.Error))
 		}
