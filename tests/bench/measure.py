@@ -4,8 +4,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
-from pathlib import Path
 
+from tests.bench.clocks import resident
 from tests.bench.rivals import Load
 from tests.bench.stage import GO, LIMIT, NONE, OURS, POLICY, POLICY_AGAIN, Stage
 from tests.controlplane.progress import say
@@ -114,9 +114,3 @@ def _starts(stage: Stage, times: int) -> tuple[list[float], list[float]]:
             time.sleep(_SETTLE_SECONDS)
             idle.append(resident(process.pid))
     return ready, idle
-
-
-def resident(pid: int) -> float:
-    """The resident set of a process in MB."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(fields["VmRSS"].split()[0]) * 1024 / 1e6

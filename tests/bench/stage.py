@@ -168,7 +168,7 @@ def _files(control_plane: ControlPlane, recording: Recording) -> Path:
     folder.mkdir()
     (folder / "review.json").write_bytes(compact(recording.review))
     (folder / "pod.json").write_bytes(compact(recording.created))
-    (folder / "token").write_text(_admin_token(control_plane))
+    (folder / "token").write_text(admin_token(control_plane))
     secret = control_plane.client.get("secrets", "vm-consistency-certs", OWN_NAMESPACE)["data"]
     pems = {name: b64decode(value) for name, value in secret.items()}
     [authority, *_] = read_certificates(pems["ca.crt"])
@@ -180,7 +180,8 @@ def _files(control_plane: ControlPlane, recording: Recording) -> Path:
     return folder
 
 
-def _admin_token(control_plane: ControlPlane) -> str:
+def admin_token(control_plane: ControlPlane) -> str:
+    """The token of its administrator."""
     [user] = json.loads(control_plane.kubeconfig.read_text())["users"]
     return str(user["user"]["token"])
 
