@@ -29,6 +29,8 @@ class PolicyKeeper:
         self._lingering = self._state
         self._gone_since = 0.0
         self._good: tuple[Policy, str] | None = None
+        self.newest = ""
+        """The digest of the text taken last, good or not; empty while there is none."""
 
     def current(self) -> PolicyState:
         """Return the policy in force."""
@@ -78,6 +80,7 @@ class PolicyKeeper:
         if self._state.standing is not Standing.ABSENT:
             self._gone_since = self._clock()
             self._lingering = PolicyState(Standing.ABSENT, self._state.policy, digest=self._state.digest)
+        self.newest = ""
         self._enter(PolicyState(Standing.ABSENT, BUILT_IN), None)
 
     @property
@@ -92,9 +95,9 @@ class PolicyKeeper:
 
     def take(self, text: str, parsed: Parsed) -> bool:
         """Take the newest policy and what `parse` made of it; returns whether it is good."""
+        self.newest = known = digest(text)
         if isinstance(parsed, list):
             return self._reject(parsed)
-        known = digest(text)
         self._good = (parsed.policy, known)
         doubts = [str(doubt) for doubt in parsed.doubts]
         _log.info("policy in force", extra={"mode": parsed.policy.mode, "digest": known, "warnings": doubts})

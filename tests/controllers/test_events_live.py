@@ -7,10 +7,16 @@ from contextlib import asynccontextmanager
 import pytest
 
 from app.controllers.events import NORMAL, WARNING, EventRecorder, ObjectRef, Result
+from app.controllers.loop import Pace
+from app.controllers.policy_config_map import ConfigMapPolicy
+from app.controllers.policy_keeper import PolicyKeeper, digest
+from app.controllers.policy_status import PolicyStatus
+from app.core.constants import POLICY_ACCEPTED, POLICY_STATE
 from app.kube.client import KubeClient
+from app.settings import Settings
 from tests.controllers.test_real_api import connections_closed, until
 from tests.controlplane import ControlPlane, Json, make_namespace, make_vmi
-from tests.installation import NAME, NAMESPACE, POLICY, Installation
+from tests.installation import NAME, NAMESPACE, POLICY, Installation, policy_text
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +106,45 @@ async def test_a_namespace_that_goes_takes_its_events_with_it(
         one.record(ObjectRef("v1", "Pod", "gone", "db", "uid"), NORMAL, "LevelChanged", "far too late")
         await one.settled("dropped")
     assert caplog.records == []
+
+
+async def test_the_policy_s_state_stands_on_its_configmap(control_plane: ControlPlane) -> None:
+    """With the controller that reads the policy, as a leader has it; neither wakes the other for ever."""
+    installation = Installation(control_plane)
+    kubeconfig = control_plane.kubeconfig_for(NAMESPACE, NAME)
+    client = await KubeClient.connect(kubeconfig)
+    one, keeper = Written("replica-1"), PolicyKeeper(lambda state, good: None)
+    status = PolicyStatus(client, keeper, one.recorder, namespace=NAMESPACE, name=POLICY, pace=Pace(0.1))
+    keeper.listen(status.wake)
+    policy = ConfigMapPolicy(client, Settings(namespace=NAMESPACE), keeper)
+
+    def seen() -> tuple[str | None, ...]:
+        annotations = control_plane.client.get("configmaps", POLICY, NAMESPACE)["metadata"].get("annotations") or {}
+        return annotations.get(POLICY_STATE), annotations.get(POLICY_ACCEPTED)
+
+    async def shown(state: str, accepted: str | None) -> None:
+        await until(lambda: seen() == (state, accepted), seen)
+
+    async with one.running(control_plane):
+        tasks = [asyncio.create_task(policy.run()), asyncio.create_task(status.run(client))]
+        good, bad = policy_text({"default": {"level": "crash"}}), "mode: none"
+        installation.set_policy(good)
+        await shown("valid", digest(good))
+        installation.set_policy(bad)
+        await shown("last-good", digest(good))
+        installation.set_policy(None)
+        installation.set_policy(bad)  # as a GitOps tool does it
+        await shown("last-good", digest(good))
+        since = control_plane.audit_position()
+        await asyncio.sleep(2)
+        requests = control_plane.audit_events(since=since, resource="configmaps", name=POLICY)
+        assert [event["verb"] for event in requests if event["verb"] != "watch"] in ([], ["get"])
+        await until(lambda: len(one.results) >= 3, lambda: one.results)
+        for task in tasks:
+            assert not task.done(), task
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.close()
+    shown_to_people = control_plane.kubectl("describe", "configmap", POLICY, "-n", NAMESPACE)
+    assert "PolicyRejected" in shown_to_people
+    assert "mode" in shown_to_people
