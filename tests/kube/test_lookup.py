@@ -108,6 +108,25 @@ async def test_everything_is_asked_once_while_nothing_is_known(cluster: Cluster)
     assert sizes == [0, 0, 0, 0]
 
 
+async def test_a_namespace_alone(cluster: Cluster) -> None:
+    assert (await cluster.source.namespace("team")).labels == {"tier": "data"}
+    assert cluster.asked == [_NAMESPACE]
+    cluster.remember()
+    assert (await cluster.source.namespace("team")).labels == {"tier": "data"}
+    assert cluster.asked == [_NAMESPACE]
+    with pytest.raises(LookupFailed, match="namespace elsewhere does not exist"):
+        await cluster.source.namespace("elsewhere")
+
+
+async def test_a_namespace_is_not_waited_for_beyond_the_deadline() -> None:
+    cluster = Cluster()
+    cluster.held.clear()
+    async with _connected(cluster, deadline=0.05):
+        with pytest.raises(LookupFailed, match="looking up Namespace team: the API server did not answer within"):
+            await cluster.source.namespace("team")
+        cluster.held.set()
+
+
 async def test_only_what_is_missing_is_asked(cluster: Cluster) -> None:
     cluster.remember()
     cluster.stores.instances.replace({})

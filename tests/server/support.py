@@ -10,6 +10,7 @@ import jsonpatch
 from starlette.testclient import TestClient
 
 from app.admission.mutate import PodMutator
+from app.admission.validate import Validator
 from app.core.constants import UPSTREAM, KubeVirtNames
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import BUILT_IN, PolicyState, Standing
@@ -81,21 +82,23 @@ class Endpoint:
         state: PolicyState | None = None,
         facts: Facts | Exception | None = None,
         names: KubeVirtNames = UPSTREAM,
+        validators: Mapping[str, Validator] | None = None,
     ) -> None:
         self.metrics = Metrics()
         policy = FixedPolicy(state or PolicyState(Standing.ABSENT, BUILT_IN))
-        self.server = AdmissionServer(PodMutator(policy, FixedFacts(facts or make_facts()), names), self.metrics)
+        mutator = PodMutator(policy, FixedFacts(facts or make_facts()), names)
+        self.server = AdmissionServer(mutator, self.metrics, validators=validators)
         self.http = TestClient(self.server.app)
 
-    def post(self, body: bytes | Object) -> tuple[int, str, Mapping[str, str]]:
+    def post(self, body: bytes | Object, path: str = "/mutate/pods") -> tuple[int, str, Mapping[str, str]]:
         """Status, text and headers of the answer."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        answer = self.http.post("/mutate/pods", content=content, headers={"Content-Type": "application/json"})
+        answer = self.http.post(path, content=content, headers={"Content-Type": "application/json"})
         return answer.status_code, answer.text, answer.headers
 
-    def response(self, review: Object) -> Object:
+    def response(self, review: Object, path: str = "/mutate/pods") -> Object:
         """The `response` of a review that must be answered."""
-        status, text, headers = self.post(review)
+        status, text, headers = self.post(review, path)
         assert (status, headers["Content-Type"]) == (200, "application/json")
         answer = json.loads(text)
         assert (answer["apiVersion"], answer["kind"]) == ("admission.k8s.io/v1", "AdmissionReview")

@@ -112,7 +112,9 @@ def test_other_methods_are_refused(endpoint: Endpoint, method: str) -> None:
     assert endpoint.http.request(method, "/mutate/pods").status_code == 405
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/redoc", "/mutate", "/metrics", "/readyz"])
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/openapi.json", "/redoc", "/mutate", "/validate", "/metrics", "/readyz"]
+)
 def test_nothing_else_is_served_over_https(endpoint: Endpoint, path: str) -> None:
     assert endpoint.http.get(path).status_code == 404
 
