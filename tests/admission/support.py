@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from hypothesis import strategies as st
 
 from app.admission.review import AdmissionRequest, decode_review
+from app.core.constants import LEVEL, MANAGED
+from app.core.policy import PolicyState
+from app.core.policy_text import KEY
 
 Object = dict[str, Any]
 
@@ -24,3 +28,30 @@ def make_review(**request: Any) -> Object:
 def make_request(**request: Any) -> AdmissionRequest:
     """Return the sample, decoded, with these fields of its request instead of its own."""
     return decode_review(orjson.dumps(make_review(**request)))
+
+
+class StandInPolicy:
+    """A PolicySource with one policy."""
+
+    def __init__(self, state: PolicyState) -> None:
+        self._state = state
+
+    def current(self) -> PolicyState:
+        return self._state
+
+
+LIKE_OBJECTS = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "x", "true", "filesystem"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                ["metadata", "spec", "template", "annotations", "labels", "name", "data", KEY, LEVEL, MANAGED]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+"""JSON that comes close to what validators look into."""

@@ -99,6 +99,15 @@ def test_the_api_server_could_always_use_the_registration(control_plane: Control
     assert total("webhook_rejection_count") == 0, "no pod was denied"
 
 
+@pytest.mark.parametrize("webhook", ["policy.vm-consistency.io", "annotations.vm-consistency.io"])
+def test_it_could_always_judge_whether_to_validate(control_plane: ControlPlane, webhook: str) -> None:
+    exclusions = "apiserver_admission_match_condition_exclusions_total"
+    errors = "apiserver_admission_match_condition_evaluation_errors_total"
+
+    assert control_plane.metric(exclusions, name=webhook) > 0, "most writes of these objects are not worth a call"
+    assert control_plane.metric(errors, name=webhook) == 0
+
+
 def test_it_could_also_where_the_webhook_was_made_to_fail(apart: Installation) -> None:
     apart.cp.client.create(pod_like_a_launcher("default", None), dry_run=True)  # so that there is one in any case
 
