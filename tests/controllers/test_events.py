@@ -390,15 +390,24 @@ async def test_events_about_cluster_scoped_objects_are_in_default(setting: Setti
 
 
 async def test_what_waits_when_leadership_ends_is_forgotten_and_may_be_told_later(setting: Setting) -> None:
-    for number in range(3):
-        setting.record(vmi(f"vm-{number}"), NORMAL, "LevelChanged", "changed")
-    async with setting.running():
-        await setting.settled(1)
-    told = len(setting.results)
-    async with setting.running():
-        await asyncio.sleep(0.02)
-        assert len(setting.results) == told
+    def record() -> None:
         for number in range(3):
             setting.record(vmi(f"vm-{number}"), NORMAL, "LevelChanged", "changed")
+
+    record()
+    term = asyncio.create_task(setting.recorder.run(setting.api))
+
+    def end(_: str) -> None:
+        term.cancel()
+
+    setting.api.refused = end  # after the first request
+    await asyncio.wait({term})
+    setting.api.refused = lambda _: None
+    assert setting.api.requests == ["post"]
+    async with setting.running():
+        await asyncio.sleep(0.02)
+        assert setting.api.requests == ["post"]
+        record()
         await setting.settled(3)
-    assert setting.results == [("LevelChanged", "sent")] * 3
+    assert setting.api.requests == ["post"] * 3
+    assert len(setting.api.events) == 3

@@ -153,6 +153,17 @@ async def test_the_server_is_killed_and_restarted(control_plane: ControlPlane, c
     assert first.worked[1][1:] == (first.identity, False)
 
 
+async def test_a_server_that_does_not_answer(control_plane: ControlPlane, candidates: list[Candidate]) -> None:
+    await the_leader(candidates)
+    control_plane.etcd.pause()
+    try:
+        await until(lambda: not any(one.leader.leading for one in candidates), seconds=TIMINGS.deadline + 0.5)
+        await until(lambda: len(candidates[0].worked) == 2, seconds=0.5)  # the duties have ended
+    finally:
+        control_plane.etcd.resume()
+    await the_leader(candidates)
+
+
 async def test_a_lease_deleted_and_applied_again(control_plane: ControlPlane, candidates: list[Candidate]) -> None:
     await the_leader(candidates)
     await asyncio.sleep(1)

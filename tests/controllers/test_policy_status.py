@@ -209,6 +209,14 @@ async def test_annotations_of_others_stay_and_ours_come_back(setting: Setting) -
     assert POLICY_TIME in setting.annotations
 
 
+async def test_a_lost_time_is_no_news(setting: Setting) -> None:
+    await setting.apply(GOOD)
+    del setting.api.objects[PATH]["metadata"]["annotations"][POLICY_TIME]
+    await setting.status.reconcile()
+    assert POLICY_TIME in setting.annotations
+    assert len(setting.recorder.events) == 1
+
+
 async def test_a_text_written_meanwhile_is_not_described_by_the_one_before(setting: Setting) -> None:
     setting.api.before["patch"] = lambda: setting.write(OTHER)
     await setting.apply(GOOD)
