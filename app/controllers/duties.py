@@ -10,6 +10,7 @@ from app.controllers.events import EventRecorder
 from app.controllers.guest_agents import GuestAgents
 from app.controllers.pod_reconciler import KnownFacts, PodReconciler, RunningPolicies
 from app.controllers.pod_reports import PodMetrics, PodReports
+from app.controllers.policy_status import PolicyStatus
 from app.kube.client import KubeClient
 from app.kube.cluster import ClusterStores
 from app.kube.pods import RunningPod, launcher_reflector
@@ -39,6 +40,7 @@ class Duties:
     facts: KnownFacts
     policies: RunningPolicies
     recorder: EventRecorder
+    policy_status: PolicyStatus
     metrics: DutyMetrics
     in_touch: Callable[[], bool]
     """Whether `stores` are complete and up to date."""
@@ -76,4 +78,5 @@ class Duties:
                 group.create_task(launchers.run())
                 group.create_task(agents.reflector(self.client).run())
                 group.create_task(self.recorder.run(self.client))
+                group.create_task(self.policy_status.run(self.client))
                 group.create_task(when_known(reconciler.run, agents.run))

@@ -14,6 +14,7 @@ from app.controllers.events import EventRecorder
 from app.controllers.leader import Leader, new_identity
 from app.controllers.policy_config_map import ConfigMapPolicy
 from app.controllers.policy_keeper import PolicyKeeper
+from app.controllers.policy_status import PolicyStatus
 from app.kube.client import KubeClient
 from app.kube.cluster import ClusterStores, cluster_reflectors
 from app.kube.connection import ConfigError
@@ -62,6 +63,8 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
         client, namespace=settings.namespace, name=settings.lease, identity=identity, on_change=metrics.leading
     )
     recorder = EventRecorder(instance=identity, on_result=metrics.event)
+    status = PolicyStatus(client, keeper, recorder, namespace=settings.namespace, name=settings.policy_config_map)
+    keeper.listen(status.wake)
     duties = Duties(
         client,
         settings,
@@ -69,6 +72,7 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
         facts,
         keeper,
         recorder,
+        status,
         metrics,
         lambda: all(reflector.synced and not reflector.store.stale for reflector in reflectors),
     )

@@ -15,6 +15,8 @@ from tests.apiserver.pods import (
     foreign,
     hooks,
     kubevirt_hooks,
+    owner_of,
+    pod_like_a_launcher,
     record,
 )
 from tests.apiserver.touching import Toucher
@@ -171,13 +173,13 @@ def test_what_admission_does_not_see_is_put_right(client: Client, pod: Json, cha
 def test_pods_that_ended_are_left_alone(
     client: Client, installation: Installation, pod: Json, set_policy: SetPolicy
 ) -> None:
-    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-    client.create(make_vm("other", namespace))
-    other = launcher_pod(client, "other", namespace)
-    client.patch("pods", name, {"status": {"phase": "Succeeded"}}, namespace, subresource="status")
+    namespace = pod["metadata"]["namespace"]
+    vmi = client.get("virtualmachineinstances", "db", namespace)
+    ended = client.create(pod_like_a_launcher(namespace, owner_of(vmi)))  # virt-controller clears its own away
+    client.patch("pods", ended["metadata"]["name"], {"status": {"phase": "Succeeded"}}, namespace, subresource="status")
     set_policy({"default": {"level": "crash"}})
-    comes_to(client, other, "crash", "default")
-    assert decided(now(client, pod)) == ("filesystem", "default")
+    comes_to(client, pod, "crash", "default")
+    assert decided(now(client, ended)) == ("filesystem", "default")
 
 
 def test_a_look_at_every_pod_that_finds_nothing_to_do_writes_nothing(
