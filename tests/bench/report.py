@@ -110,7 +110,6 @@ def as_json(results: Results) -> dict[str, Any]:
         return {name: [convert(load) for load in loads] for name, loads in rounds.loads.items()}
 
     return {
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
         "plan": asdict(results.plan),
         "direct": every(results.direct),
         "creates": every(results.creates),
@@ -119,3 +118,8 @@ def as_json(results: Results) -> dict[str, Any]:
         "loadedResidentMB": results.loaded,
         "goals": [{**asdict(goal), "met": goal.met} for goal in goals(results)],
     }
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured."""
+    return {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}

@@ -6,7 +6,7 @@ import orjson
 
 from app.core.constants import UPSTREAM
 from app.core.decision import decide_running
-from app.core.launcher import NotLauncher, PodView, recognise_running
+from app.core.launcher import PodView
 from app.core.objects import SILENT, Facts, NamespaceView, VirtualMachineInstanceView
 from app.core.policy import PolicyState, Standing
 from app.core.policy_text import parse
@@ -35,8 +35,8 @@ def patches(client: Client, policy: Policy) -> Iterator[Request]:
 def _patch(metadata: Json, state: PolicyState) -> list[dict[str, object]]:
     namespace = metadata["namespace"]
     pod = PodView.from_object({"metadata": metadata}, namespace)
-    owner = recognise_running(pod, UPSTREAM)
-    assert not isinstance(owner, NotLauncher), f"{namespace}/{pod.name}: {owner}"
+    owner = pod.controller
+    assert owner is not None, f"{namespace}/{pod.name} belongs to nothing"
     # Nothing here but the policy decides: no wishes anywhere, and no VirtualMachine that could have any.
     instance = VirtualMachineInstanceView(namespace, owner.name, owner.uid, None, SILENT)
     facts = Facts(NamespaceView(namespace, {}, SILENT), instance)

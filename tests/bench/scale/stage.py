@@ -72,7 +72,7 @@ def scale_stage(count: int) -> Iterator[ScaleStage]:
     ensure(RIVALS)
     with ControlPlane(audit_level="None", apiserver_flags=_APISERVER_FLAGS) as control_plane:
         recording = record(control_plane)
-        admin = _sender(control_plane, "admin", admin_token(control_plane))
+        admin = make_sender(control_plane, "admin", admin_token(control_plane))
         fill(control_plane.client, admin, recording, machines(count))
         installation = Installation(control_plane)
         installation.apply()
@@ -82,7 +82,7 @@ def scale_stage(count: int) -> Iterator[ScaleStage]:
             control_plane,
             installation,
             recording,
-            _sender(control_plane, NAME, control_plane.token_for(NAMESPACE, NAME, seconds=24 * 3600)),
+            make_sender(control_plane, NAME, control_plane.token_for(NAMESPACE, NAME, seconds=24 * 3600)),
             admin,
             count + 1,  # the recorded one
             installation.replica(env=unlimited),
@@ -91,6 +91,7 @@ def scale_stage(count: int) -> Iterator[ScaleStage]:
         )
 
 
-def _sender(control_plane: ControlPlane, name: str, token: str) -> Sender:
+def make_sender(control_plane: ControlPlane, name: str, token: str) -> Sender:
+    """A sender with a token; `name` is that of the file it is written to."""
     path: Path = write_private(control_plane.folder / f"{name}.token", token)
     return Sender(control_plane.url, control_plane.ca_file, path)
