@@ -21,7 +21,7 @@ from app.kube.client import ApiError, Json, KubeClient, KubeError, UnreadableAns
 from app.kube.cluster import ClusterStores
 from app.kube.connection import ConfigError
 from app.kube.lookup import StoreFacts
-from app.kube.pods import NOT_ENDED, running_pod
+from app.kube.pods import NOT_ENDED, InstanceIndex, RunningPod, running_pod
 from app.kube.resources import NAMESPACES, PODS, Resource, kubevirts, virtual_machine_instances, virtual_machines
 from app.kube.store import Key, ObjectStore
 
@@ -135,10 +135,10 @@ def examine(policy: Policy, kubeconfig: Path | None, context: str | None) -> Rep
 async def _outcomes(policy: Policy, kubeconfig: Path | None, context: str | None) -> list[Outcome]:
     # A policy in audit mode writes nothing; what it would write is what its admin is about to find out.
     state = PolicyState(Standing.VALID, replace(policy, mode=Mode.ENFORCE))
-    names = read_settings().names
+    settings = read_settings()
     client = await KubeClient.connect(kubeconfig, context)
     try:
-        return await _Reading(client, names).outcomes(state)
+        return await _Reading(client, settings.names, settings.spared_namespaces).outcomes(state)
     finally:
         await client.close()
 
@@ -146,8 +146,8 @@ async def _outcomes(policy: Policy, kubeconfig: Path | None, context: str | None
 class _Reading:
     """Reads a cluster once, by paged lists of metadata."""
 
-    def __init__(self, client: KubeClient, names: KubeVirtNames) -> None:
-        self._client, self._names = client, names
+    def __init__(self, client: KubeClient, names: KubeVirtNames, spared: frozenset[str]) -> None:
+        self._client, self._names, self._spared = client, names, spared
         self._stores = ClusterStores(names)
         self._forbidden: list[str] = []
 
@@ -159,10 +159,11 @@ class _Reading:
             resources = ", ".join(sorted(self._forbidden))
             raise KubeError(f"{self._client.server}: you need permission to list, in all namespaces: {resources}")
         facts = StoreFacts(self._client, self._stores, deadline=0)  # nothing is looked up
+        instances = InstanceIndex(self._stores.instances)
         outcomes = [
-            Outcome(vmi.name, pod, self._decided(pod, vmi, facts, state))
+            Outcome(vmi.name, pod.view, self._decided(pod.view, vmi, facts, state))
             for pod in pods
-            if isinstance(vmi := recognise_running(pod, self._names), OwnerReference)
+            if isinstance(vmi := recognise_running(pod.view, instances.get(pod.owner_uid), self._names), OwnerReference)
         ]
         return sorted(outcomes, key=lambda outcome: (outcome.pod.namespace, outcome.vm, outcome.pod.name))
 
@@ -172,10 +173,10 @@ class _Reading:
             return Decision(Action.NONE, Reason.OWNER_GONE)
         return decide_running(pod, vmi, known, state, self._names)
 
-    async def _launchers(self) -> list[PodView]:
+    async def _launchers(self) -> list[RunningPod]:
         selectors = {"labelSelector": self._names.launcher_label, "fieldSelector": NOT_ENDED}
-        found = await self._listed(PODS, lambda item: running_pod(item, self._names), selectors)
-        return [pod.view for pod in found.values() if pod is not None]
+        found = await self._listed(PODS, lambda item: running_pod(item, self._names, self._spared), selectors)
+        return [pod for pod in found.values() if pod is not None]
 
     async def _fill_stores(self) -> None:
         stores, names = self._stores, self._names

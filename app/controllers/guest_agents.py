@@ -13,21 +13,20 @@ from app.core.objects import OwnerReference
 from app.core.policy import Level
 from app.kube.client import Json, KubeClient
 from app.kube.pods import PodIndex, RunningPod
-from app.kube.reflector import Reflector, Timings
+from app.kube.reflector import Reflector
 from app.kube.resources import virtual_machine_instances
 from app.kube.store import Key, ObjectStore
 
 GUEST_AGENT_NOT_CONNECTED: Final = "GuestAgentNotConnected"
 
 _TICK_SECONDS: Final = 5.0
-_PAGE: Final = 100
-"""Whole instances are large, and only two fields of each are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guest:
     """What an instance's status says of its guest (kubevirt v1.8.4, api/core/v1/types.go: AgentConnected)."""
 
+    uid: str
     is_running: bool
     has_agent: bool
 
@@ -37,7 +36,7 @@ def guest(item: Json) -> Guest:
     status = item.get("status") or {}
     conditions: Iterable[Any] = status.get("conditions") or ()
     has_agent = any(one.get("type") == "AgentConnected" and one.get("status") == "True" for one in conditions)
-    return Guest(status.get("phase") == "Running", has_agent)
+    return Guest(item["metadata"]["uid"], status.get("phase") == "Running", has_agent)
 
 
 class GuestAgents:
@@ -67,7 +66,7 @@ class GuestAgents:
     def reflector(self, client: KubeClient) -> Reflector[Guest]:
         """What keeps this up to date; whole objects, as the agent's condition is in the status."""
         resource = virtual_machine_instances(self._names)
-        return Reflector(client, resource, self._store, guest, timings=Timings(page=_PAGE))
+        return Reflector(client, resource, self._store, guest)
 
     async def run(self) -> None:
         """Look every few seconds, until cancelled."""
@@ -101,11 +100,13 @@ class GuestAgents:
         return lacking
 
     def _to_be_frozen(self, index: PodIndex, key: Key) -> tuple[str, OwnerReference] | None:
-        for pod_key in index.of_instance(*key):
+        held = self._store.get(*key)
+        for pod_key in index.of_owner(held.uid) if held else ():
             pod = self._pods.get(*pod_key)
             level = (pod.view.annotations or {}).get(EFFECTIVE_LEVEL, "") if pod else ""
-            if pod and pod.view.controller and level in (Level.FILESYSTEM, Level.APPLICATION):
-                return level, pod.view.controller
+            if held and level in (Level.FILESYSTEM, Level.APPLICATION):
+                names = self._names
+                return level, OwnerReference(f"{names.api_group}/v1", names.instance_kind, key[1], held.uid)
         return None
 
     def _changed(self, key: Key, _: Guest | None, new: Guest | None) -> None:

@@ -21,13 +21,15 @@ from app.core.policy import PolicyState
 from app.core.record import is_intact
 from app.kube.client import JSON_PATCH, ApiError, KubeClient, KubeError
 from app.kube.cluster import ClusterStores
-from app.kube.pods import PodIndex, RunningPod, running_pod
+from app.kube.pods import InstanceIndex, PodIndex, RunningPod, running_pod
 from app.kube.resources import PODS
 from app.kube.store import Key, ObjectStore
 
 _log = logging.getLogger("vm-consistency.reconciler")
 
 _TICK_SECONDS: Final = 1.0
+_ORPHAN_SECONDS: Final = 60.0
+"""For so long, an instance whose VirtualMachine is missing is taken for one that goes."""
 _PROGRESS_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 600.0
 _AT_A_STRETCH: Final = 16
@@ -40,8 +42,11 @@ _RACE_LOST: Final = (409, 422)
 class KnownFacts(Protocol):
     """Gives the facts about a launcher pod's owner that are known without asking; StoreFacts is one."""
 
-    def known(self, namespace: str, vmi: OwnerReference) -> Facts | None:
-        """Return them, or None where the owner is not, or not any more, among what is known."""
+    def known(self, namespace: str, vmi: OwnerReference, *, is_orphan: bool = False) -> Facts | None:
+        """Return them, or None where the owner is not, or not any more, among what is known.
+
+        `is_orphan`: do without the VirtualMachine that the instance names.
+        """
         ...
 
 
@@ -97,11 +102,13 @@ class PodReconciler:
         self._client, self._pods, self._stores, self._facts = client, pods, stores, facts
         self._policies, self._reports, self._concurrency = policies, reports, concurrency
         self._names: KubeVirtNames = stores.names
+        self._instances: InstanceIndex  # while it runs
         self._queue: WorkQueue[Key] = WorkQueue()
         self._rate, self._gate = Rate(per_second), Gate(in_touch)
         self._restraint: Restraint[Key] = Restraint()
         self._written: dict[Key, str] = {}
         self._failures: dict[Key, int] = {}
+        self._orphans: dict[Key, float] = {}
         self._round: _Round | None = None
         self._looks = 0
         self._policy = policies.running()
@@ -124,12 +131,21 @@ class PodReconciler:
     @contextmanager
     def _subscribed(self) -> Iterator[None]:
         index, stores = PodIndex(self._pods), self._stores
+        self._instances = InstanceIndex(stores.instances)
+
+        def of_machine(key: Key) -> Collection[Key]:
+            instance = stores.instances.get(*key)  # which has the name of its VirtualMachine
+            return index.of_owner(instance.uid) if instance else ()
+
         with ExitStack() as ends:
+            ends.callback(self._instances.close)
             ends.callback(self._queue.close)
             ends.callback(index.close)
             ends.callback(self._pods.subscribe(self._pod_changed))
-            ends.callback(stores.machines.subscribe(lambda key, *_: self._add(index.of_instance(*key))))
-            ends.callback(stores.instances.subscribe(lambda key, *_: self._add(index.of_instance(*key))))
+            ends.callback(stores.machines.subscribe(lambda key, *_: self._add(of_machine(key))))
+            ends.callback(
+                stores.instances.subscribe(lambda _, __, new: self._add(index.of_owner(new.uid) if new else ()))
+            )
             ends.callback(stores.namespaces.subscribe(lambda key, *_: self._add(index.of_namespace(key[1]))))
             ends.callback(stores.kubevirts.subscribe(lambda *_: self._look_at_all("KubeVirt object changed")))
             ends.callback(self._policies.listen(self._policy_changed))
@@ -145,6 +161,7 @@ class PodReconciler:
         if new is None or (old is not None and old.uid != new.uid):
             self._written.pop(key, None)
             self._failures.pop(key, None)
+            self._orphans.pop(key, None)
             self._restraint.forget(key)
             self._queue.forget(key)
             self._reports.forget(key)
@@ -185,28 +202,57 @@ class PodReconciler:
     async def _bring_in_line(self, key: Key) -> float | None:
         """Look at one pod, and write where it differs; returns the seconds until it may be looked at again."""
         pod = self._pods.get(*key)
+        due = self._due(key, pod)
+        if due and (pause := self._restraint.delay(key)):
+            return pause
+        if due and await self._rate.take():  # meanwhile the policy, the owner or the pod may have changed
+            await self._gate.passed()
+            pod = self._pods.get(*key)
+            due = self._due(key, pod)
         for _ in range(ATTEMPTS):
-            vmi = recognise_running(pod.view, self._names) if pod else NotLauncher.LABEL
-            if pod is None or isinstance(vmi, NotLauncher):
+            if pod is None or due is None:
+                self._failures.pop(key, None)
                 return None
-            facts = self._facts.known(pod.view.namespace, vmi)
-            if facts is None:
-                return None  # the owner's watch wakes us as soon as it is known
-            decision = self._decide(pod, vmi, facts)
-            self._reports.decided(key, vmi, decision)
-            if not decision.patch or self._written.get(key) == pod.resource_version:
-                return None  # in line, or the watch has yet to bring what was just written
-            if pause := self._restraint.delay(key):
-                return pause
-            await self._rate.take()
-            if await self._write(key, pod, decision):
+            vmi, decision = due
+            refusal = await self._write(key, pod, decision)
+            if refusal is None:
                 self._reports.wrote(pod, vmi, decision)
                 return None
             newer = await self._read(key)
             if newer and newer.resource_version == pod.resource_version:
-                return self._refused(key, vmi, "the API server finds the pod invalid with its hooks")
+                return self._refused(key, vmi, refusal)
             pod = newer
+            due = self._due(key, pod)
         return 1.0  # the pod changes all the time
+
+    def _due(self, key: Key, pod: RunningPod | None) -> tuple[OwnerReference, Decision] | None:
+        """Decide about a pod; None where nothing is to be written."""
+        if pod is None:
+            return None
+        vmi = recognise_running(pod.view, self._instances.get(pod.owner_uid), self._names)
+        facts = None if isinstance(vmi, NotLauncher) else self._known(key, pod, vmi)
+        if isinstance(vmi, NotLauncher) or facts is None:
+            return None  # if it is because the owner is not known, that one's watch wakes us as soon as it is
+        decision = self._decide(pod, vmi, facts)
+        self._reports.decided(key, vmi, decision)
+        if not decision.patch or self._written.get(key) == pod.resource_version:
+            return None  # in line, or the watch has yet to bring what was just written
+        return vmi, decision
+
+    def _known(self, key: Key, pod: RunningPod, vmi: OwnerReference) -> Facts | None:
+        """What is known of the owner.
+
+        Where its VirtualMachine is missing, most likely all of it is about to go, and nothing is known for a while;
+        but whoever can write instances can have one name a VirtualMachine that never was.
+        """
+        facts = self._facts.known(pod.view.namespace, vmi)
+        if facts is not None:
+            self._orphans.pop(key, None)
+            return facts
+        if time.monotonic() - self._orphans.setdefault(key, time.monotonic()) >= _ORPHAN_SECONDS:
+            return self._facts.known(pod.view.namespace, vmi, is_orphan=True)
+        self._queue.add_later(key, _ORPHAN_SECONDS)
+        return None
 
     def _decide(self, pod: RunningPod, vmi: OwnerReference, facts: Facts) -> Decision:
         # What carries no record of ours is new to us, and new pods wait for no grace.
@@ -214,8 +260,8 @@ class PodReconciler:
         state = self._policies.running() if known else self._policies.current()
         return decide_running(pod.view, vmi, facts, state, self._names)
 
-    async def _write(self, key: Key, pod: RunningPod, decision: Decision) -> bool:
-        """Patch the pod; returns False if it is not what was decided on any more."""
+    async def _write(self, key: Key, pod: RunningPod, decision: Decision) -> ApiError | None:
+        """Patch the pod; returns why not if it may not be what was decided on any more."""
         guard = {"op": "test", "path": "/metadata/resourceVersion", "value": pod.resource_version}
         try:
             path = PODS.object(key[1], key[0])
@@ -223,13 +269,13 @@ class PodReconciler:
         except ApiError as error:
             if error.status not in _RACE_LOST:
                 raise
-            return False
+            return error
         self._gate.succeeded()
         self._failures.pop(key, None)
         self._written[key] = pod.resource_version
         self._restraint.wrote(key)
         self.writes += 1
-        return True
+        return None
 
     async def _read(self, key: Key) -> RunningPod | None:
         try:
@@ -245,14 +291,15 @@ class PodReconciler:
         status = error.status if isinstance(error, ApiError) else 0
         if status == 404:
             return None
-        if status in (0, 401, 429) or status >= 500:
-            self._gate.close(error)
-        else:
-            self._reports.not_written(key, self._owner(key), str(error))
-        return self._pause(key)
+        if _is_about_the_pod(error):
+            return self._refused(key, self._owner(key), error)
+        self._gate.close(error)
+        # 500 may yet be about this pod; of the others the gate takes care, and no pod pays for the length of an outage.
+        return self._pause(key) if status == 500 else _TICK_SECONDS
 
-    def _refused(self, key: Key, vmi: OwnerReference, why: str) -> float:
-        self._reports.not_written(key, vmi, why)
+    def _refused(self, key: Key, vmi: OwnerReference | None, error: KubeError) -> float:
+        if key in self._failures:  # an API server that has just started refuses until it has read its RBAC objects
+            self._reports.not_written(key, vmi, str(error))
         return self._pause(key)
 
     def _owner(self, key: Key) -> OwnerReference | None:
@@ -288,3 +335,12 @@ class PodReconciler:
         elif now - current.told > _PROGRESS_SECONDS:
             _log.info("bringing pods in line", extra=fields)
             current.told = now
+
+
+def _is_about_the_pod(error: KubeError) -> bool:
+    """Whether another pod may fare better with the same API server."""
+    if not isinstance(error, ApiError) or error.status in (401, 429):
+        return False
+    # A webhook that can't be reached under failurePolicy Fail (k8s.io/apiserver, admission/plugin/webhook/mutating and
+    # validating, dispatcher.go, v0.36) is often one for a few Namespaces only.
+    return error.status < 500 or "failed calling webhook" in error.message

@@ -25,14 +25,16 @@ class Rate:
         self._interval = 1 / per_second if per_second else 0.0
         self._next = 0.0
 
-    async def take(self) -> None:
-        """Wait until one more may be made."""
+    async def take(self) -> bool:
+        """Wait until one more may be made; returns whether that took time."""
         if not self._interval:
-            return
+            return False
         now = time.monotonic()
         self._next = max(self._next, now - 0.1) + self._interval
-        if self._next > now:
-            await asyncio.sleep(self._next - now)
+        if self._next <= now:
+            return False
+        await asyncio.sleep(self._next - now)
+        return True
 
 
 class Restraint(Generic[K]):
@@ -92,15 +94,19 @@ class Gate:
             await asyncio.sleep(max(pause, 0) or _LOOK_AGAIN_SECONDS)
 
     def close(self, error: KubeError) -> None:
-        """Close it for a while that grows with every failure, as long at least as the API server asks for."""
+        """Close it for a while that grows with every failure, as long at least as the API server asks for.
+
+        Requests that were under way together and fail one after the other are one failure.
+        """
         text = str(error)
         if text != self._error:
             _log.warning("the API server is in trouble; trying again", extra={"error": text})
         self._error = text
-        self._failures += 1
-        asked = error.retry_after or 0.0 if isinstance(error, ApiError) else 0.0
-        grown = min(30.0, 2.0 ** min(self._failures, 10) / 4) * random.uniform(0.5, 1.0)  # noqa: S311
-        self._opens = max(self._opens, time.monotonic() + max(grown, asked))
+        asked, now = error.retry_after or 0.0 if isinstance(error, ApiError) else 0.0, time.monotonic()
+        if now >= self._opens:
+            self._failures += 1
+            self._opens = now + min(30.0, 2.0 ** min(self._failures, 10) / 4) * random.uniform(0.5, 1.0)  # noqa: S311
+        self._opens = max(self._opens, now + asked)
 
     def succeeded(self) -> None:
         """A request was answered."""

@@ -126,7 +126,7 @@ def decide_running(
     if state.policy is None:
         reason = Reason.POLICY_UNKNOWN if state.error is None else Reason.POLICY_INVALID
         return Decision(Action.NONE, reason)
-    if facts.vmi is None or (facts.vm is None and facts.vmi.virtual_machine(names) is not None):
+    if facts.vmi is None:
         return Decision(Action.NONE, Reason.OWNER_GONE)  # the pod follows; without its owner's wishes it would change
     decision = decide(pod, vmi, facts, state, names)
     return replace(decision, action=Action.NONE, patch=[], annotations=None) if decision.trouble else decision

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from app.core.constants import EFFECTIVE_LEVEL, LEVEL, MANAGED, OWN_KEYS, PROFILE, KubeVirtNames
-from app.core.objects import OwnerReference, controller_of
+from app.core.objects import OwnerReference, VirtualMachineInstanceView, controller_of
 
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _MAX_SUBDOMAIN = 253
@@ -77,33 +77,35 @@ def recognise(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLaunche
     Only the controller ownerReference identifies the VM: the label vm.kubevirt.io/name is a truncated hostname, and a
     template can forge annotations (kubevirt v1.8.4, pkg/virt-controller/services/template.go).
     """
+    owner = pod.controller
     if pod.labels.get(names.launcher_label) != names.launcher_label_value:
         return NotLauncher.LABEL
-    owner = _instance(pod, names)
-    if isinstance(owner, NotLauncher):
-        return owner
+    if owner is None or owner.kind != names.instance_kind or owner.group != names.api_group:
+        return NotLauncher.OWNER
+    if not is_dns_subdomain(owner.name):
+        return NotLauncher.OWNER_NAME
     if names.ephemeral_annotation in (pod.annotations or ()):
         return NotLauncher.EPHEMERAL
     return NotLauncher.TERMINATING if pod.terminating else owner
 
 
-def recognise_running(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLauncher:
-    """`recognise` for a pod that runs already.
+def recognise_running(
+    pod: PodView, instance: VirtualMachineInstanceView | None, names: KubeVirtNames
+) -> OwnerReference | NotLauncher:
+    """Return the VirtualMachineInstance whose launcher a pod that runs already is, or why it is none.
 
-    One with a record is a launcher, whatever somebody made of its label or annotated since: KubeVirt goes on writing
-    its hooks to every pod that has the label at all (kubevirt v1.8.4, pkg/controller/virtinformers.go), while
-    admission is asked for those with the right value only.
+    `instance` is the one with the UID in the pod's controller ownerReference, if there is one. KubeVirt finds the pods
+    of an instance by that UID alone, among those that have the launcher label with whatever value (kubevirt v1.8.4,
+    pkg/controller/virtinformers.go and controller.go), and all else about them can be edited.
     """
-    if EFFECTIVE_LEVEL not in (pod.annotations or ()):
-        return recognise(pod, names)
-    return NotLauncher.TERMINATING if pod.terminating else _instance(pod, names)
-
-
-def _instance(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLauncher:
-    owner = pod.controller
-    if owner is None or owner.kind != names.instance_kind or owner.group != names.api_group:
+    owner, annotations = pod.controller, pod.annotations or {}
+    if owner is None or instance is None or (instance.namespace, instance.uid) != (pod.namespace, owner.uid):
         return NotLauncher.OWNER
-    return owner if is_dns_subdomain(owner.name) else NotLauncher.OWNER_NAME
+    if names.ephemeral_annotation in annotations and EFFECTIVE_LEVEL not in annotations:
+        return NotLauncher.EPHEMERAL
+    if pod.terminating:
+        return NotLauncher.TERMINATING
+    return OwnerReference(f"{names.api_group}/v1", names.instance_kind, instance.name, instance.uid)
 
 
 def lean(pod: PodView, names: KubeVirtNames) -> PodView:

@@ -53,15 +53,18 @@ class StoreFacts:
             late = f"the API server did not answer within {self._deadline:g} s"
             raise LookupFailed(f"looking up {what}: {late}") from error
 
-    def known(self, namespace: str, vmi: OwnerReference) -> Facts | None:
-        """What the stores know of `vmi`; None where one of the objects is not there, or with another UID."""
+    def known(self, namespace: str, vmi: OwnerReference, *, is_orphan: bool = False) -> Facts | None:
+        """What the stores know of `vmi`; None where one of the objects is not there, or with another UID.
+
+        `is_orphan`: the VirtualMachine that the instance names has been missing for so long that there is none.
+        """
         stores = self._stores
         space, instance = self._known_namespace(namespace), self._known_instance(namespace, vmi)
         if space is None or instance is None or not self._knows_kubevirts():
             return None
         owner = instance.virtual_machine(stores.names)
         machine = self._known_machine(namespace, owner) if owner else None
-        if owner and machine is None:
+        if owner and machine is None and not is_orphan:
             return None
         return Facts(space, instance, machine, _skip(view for _, view in sorted(stores.kubevirts.items())))
 

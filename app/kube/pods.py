@@ -1,11 +1,12 @@
-"""The launcher pods that run, and how to find them by what they belong to."""
+"""The pods that run, and how to find those of an instance."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from app.core.constants import KubeVirtNames
-from app.core.launcher import NotLauncher, PodView, lean, recognise_running
+from app.core.launcher import PodView, lean
+from app.core.objects import VirtualMachineInstanceView
 from app.kube.client import Json, KubeClient
 from app.kube.cluster import shared
 from app.kube.reflector import Reflector, Timings
@@ -18,23 +19,28 @@ NOT_ENDED: Final = "status.phase!=Succeeded,status.phase!=Failed"
 
 @dataclass(frozen=True, slots=True)
 class RunningPod:
-    """A launcher pod as it stands in the cluster; two that differ in nothing but their version are equal."""
+    """A pod as it stands in the cluster; two that differ in nothing but their version are equal."""
 
     view: PodView
     uid: str
     resource_version: str = field(compare=False)
 
+    @property
+    def owner_uid(self) -> str:
+        """The UID in its controller ownerReference."""
+        assert self.view.controller is not None  # or else it would not have been kept
+        return self.view.controller.uid
+
 
 def running_pod(item: Json, names: KubeVirtNames, spared: frozenset[str] = frozenset()) -> RunningPod | None:
-    """Decode a pod or its PartialObjectMetadata; None for one that no decision is made about.
+    """Decode a pod or its PartialObjectMetadata; None for one that no controller owns, and in `spared` namespaces.
 
-    `spared`: namespaces that are left alone, as the registration of the webhook leaves them out.
+    Those are left alone, as the registration of the webhook leaves them out. Whose launcher a pod is, if it is one,
+    can't be told by the pod alone.
     """
     metadata = shared(item["metadata"])
-    if metadata["namespace"] in spared:
-        return None
     pod = PodView.from_object({"metadata": metadata}, metadata["namespace"])
-    if recognise_running(pod, names) in (NotLauncher.LABEL, NotLauncher.OWNER, NotLauncher.OWNER_NAME):
+    if pod.namespace in spared or pod.controller is None:
         return None
     return RunningPod(_compact(lean(pod, names)), metadata["uid"], metadata["resourceVersion"])
 
@@ -46,9 +52,10 @@ def launcher_reflector(
     spared: frozenset[str],
     timings: Timings | None = None,
 ) -> Reflector[RunningPod]:
-    """What keeps `store` at the launcher pods that have not ended, of all but the `spared` namespaces.
+    """What keeps `store` at the pods of KubeVirt that have not ended, of all but the `spared` namespaces.
 
-    Not by the label's value: a tenant who changes that takes the pod away from admission, but not from KubeVirt.
+    By the key of the launcher label, as KubeVirt does it: a tenant who changes its value takes a pod away from
+    admission, but not from KubeVirt's re-sync.
     """
     selectors = {"labelSelector": names.launcher_label, "fieldSelector": NOT_ENDED}
     return Reflector(
@@ -63,11 +70,11 @@ def launcher_reflector(
 
 
 class PodIndex:
-    """The keys of the pods in a store by namespace, and by the VirtualMachineInstance in their ownerReference."""
+    """The keys of the pods in a store by namespace, and by the UID in their controller ownerReference."""
 
     def __init__(self, store: ObjectStore[RunningPod]) -> None:
         self._namespaces: dict[str, dict[Key, None]] = {}
-        self._instances: dict[Key, tuple[Key, ...]] = {}
+        self._owners: dict[str, tuple[Key, ...]] = {}
         for key, pod in store.items():
             self._add(key, pod)
         self.close = store.subscribe(self._changed)
@@ -76,9 +83,9 @@ class PodIndex:
         """The pods of a namespace."""
         return tuple(self._namespaces.get(namespace, ()))
 
-    def of_instance(self, namespace: str, name: str) -> Collection[Key]:
+    def of_owner(self, uid: str) -> Collection[Key]:
         """The pods of an instance; during a migration there are two."""
-        return self._instances.get((namespace, name), ())
+        return self._owners.get(uid, ())
 
     def _changed(self, key: Key, old: RunningPod | None, new: RunningPod | None) -> None:
         if old is not None:
@@ -88,25 +95,42 @@ class PodIndex:
 
     def _add(self, key: Key, pod: RunningPod) -> None:
         self._namespaces.setdefault(key[0], {})[key] = None
-        owner = _instance(key, pod)
-        self._instances[owner] = (*self._instances.get(owner, ()), key)
+        owner = pod.owner_uid
+        self._owners[owner] = (*self._owners.get(owner, ()), key)
 
     def _remove(self, key: Key, pod: RunningPod) -> None:
         siblings = self._namespaces[key[0]]
         del siblings[key]
         if not siblings:
             del self._namespaces[key[0]]
-        owner = _instance(key, pod)
-        left = tuple(other for other in self._instances[owner] if other != key)
+        owner = pod.owner_uid
+        left = tuple(other for other in self._owners[owner] if other != key)
         if left:
-            self._instances[owner] = left
+            self._owners[owner] = left
         else:
-            del self._instances[owner]
+            del self._owners[owner]
 
 
-def _instance(key: Key, pod: RunningPod) -> Key:
-    assert pod.view.controller is not None  # or else it would not have been kept
-    return key[0], pod.view.controller.name
+class InstanceIndex:
+    """The VirtualMachineInstances in a store by their UID."""
+
+    def __init__(self, store: ObjectStore[VirtualMachineInstanceView]) -> None:
+        self._store = store
+        self._keys: dict[str, Key] = {view.uid: key for key, view in store.items()}
+        self.close = store.subscribe(self._changed)
+
+    def get(self, uid: str) -> VirtualMachineInstanceView | None:
+        """The instance of that UID."""
+        key = self._keys.get(uid)
+        return self._store.get(*key) if key else None
+
+    def _changed(
+        self, key: Key, old: VirtualMachineInstanceView | None, new: VirtualMachineInstanceView | None
+    ) -> None:
+        if old is not None:
+            self._keys.pop(old.uid, None)
+        if new is not None:
+            self._keys[new.uid] = key
 
 
 def _compact(pod: PodView) -> PodView:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from app.kube.client import ApiError, Event, Json, KubeClient, KubeError
+from app.kube.client import ApiError, Event, Json, KubeClient, KubeError, Params
 from app.kube.resources import Resource
 from app.kube.store import Key, ObjectStore
 
@@ -34,7 +34,8 @@ class Timings:
     grace: float = 30.0
     """How much longer a silent connection is kept; bookmarks come about every minute, but aren't promised."""
     request: float = 30.0
-    page: int = 500
+    page: int = 100
+    """Objects of one page are in memory as they came, some ten times as large as what is kept of them."""
 
 
 class Reflector(Generic[T]):
@@ -132,24 +133,29 @@ class Reflector(Generic[T]):
         params: dict[str, str | int | bool] = {"limit": self._timings.page, **self._selector}
         while True:
             try:
-                page = await self._client.list_page(
-                    self._path, params=params, metadata_only=self._metadata_only, timeout=self._timings.request
-                )
+                version, token = await self._list_page(params, objects)
             except ApiError as error:
                 if error.status != 404:
                     raise  # 410: the continue token expired; after a back-off the list starts anew
                 return self._not_served()
-            for item in page.items:
-                key, view = self._read(item)
-                if key and view is not None:
-                    objects[key] = view
-            if not page.continue_token:
+            if not token:
                 break
-            params["continue"] = page.continue_token
-        self._version, self._absent = page.resource_version, False
+            params["continue"] = token
+        self._version, self._absent = version, False
         self.store.replace(objects)
         self._synced.set()
         return 0.0
+
+    async def _list_page(self, params: Params, objects: dict[Key, T]) -> tuple[str, str]:
+        """Add a page's views to `objects`; returns the list's version and the token of the next page, if any."""
+        page = await self._client.list_page(
+            self._path, params=params, metadata_only=self._metadata_only, timeout=self._timings.request
+        )
+        for item in page.items:
+            key, view = self._read(item)
+            if key and view is not None:
+                objects[key] = view
+        return page.resource_version, page.continue_token
 
     def _not_served(self) -> float:
         if not self._absent:

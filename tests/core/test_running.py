@@ -26,6 +26,7 @@ from app.core.policy import BUILT_IN, Policy, PolicyState, Standing
 from app.core.record import is_intact
 from tests.core.strategies import FACTS, PODS, POLICIES
 from tests.factories import (
+    NAME,
     NAMESPACE,
     UID,
     annotations_after,
@@ -49,7 +50,7 @@ def _running(policy: Policy = BUILT_IN, facts: Facts | None = None) -> dict[str,
 
 
 def _look(pod: dict[str, Any], facts: Facts | None = None, policy: Policy | None = BUILT_IN) -> Decision:
-    vmi = recognise_running(view(pod), UPSTREAM)
+    vmi = recognise_running(view(pod), make_facts().vmi, UPSTREAM)
     assert isinstance(vmi, OwnerReference), vmi
     state = PolicyState(Standing.VALID, policy) if policy else PolicyState(Standing.INVALID, error="broken")
     return decide_running(view(pod), vmi, facts or make_facts(), state, UPSTREAM)
@@ -122,7 +123,6 @@ def test_a_pod_that_is_handed_back_carries_kubevirts_hooks() -> None:
     [
         pytest.param(make_facts(), None, Reason.POLICY_INVALID, id="invalid-policy"),
         pytest.param(replace(make_facts(), vmi=None, vm=None), CRASH, Reason.OWNER_GONE, id="no-instance"),
-        pytest.param(replace(make_facts(), vm=None), CRASH, Reason.OWNER_GONE, id="no-vm-though-one-controls-it"),
     ],
 )
 def test_in_doubt_nothing_is_touched(facts: Facts, policy: Policy | None, reason: Reason) -> None:
@@ -189,41 +189,44 @@ def test_a_lean_pod_without_annotations_stays_so() -> None:
 
 
 class TestRecognition:
-    @pytest.mark.parametrize("label", ["other", "", "virt-launcher "])
-    def test_a_changed_label_does_not_hide_a_pod_with_a_record(self, label: str) -> None:
-        pod = _running()
-        pod["metadata"]["labels"]["kubevirt.io"] = label
-        assert recognise(view(pod), UPSTREAM) is NotLauncher.LABEL
-        assert isinstance(recognise_running(view(pod), UPSTREAM), OwnerReference)
+    """By the UID, as KubeVirt does it."""
 
-    def test_nor_does_the_annotation_of_temporary_pods(self) -> None:
+    @pytest.mark.parametrize(
+        "metadata",
+        [
+            pytest.param({}, id="as-it-came"),
+            pytest.param({"labels": {"kubevirt.io": "other"}}, id="other-label"),
+            pytest.param({"labels": None}, id="no-label"),
+            pytest.param({"ownerReferences": [make_owner(name="another")]}, id="other-name"),
+            pytest.param({"ownerReferences": [make_owner(name="Not A Name")]}, id="no-name"),
+            pytest.param({"ownerReferences": [make_owner(kind="Job", apiVersion="batch/v1")]}, id="other-kind"),
+        ],
+    )
+    def test_whatever_else_somebody_made_of_it(self, metadata: dict[str, Any]) -> None:
+        found = recognise_running(view(make_pod(**metadata)), make_facts().vmi, UPSTREAM)
+        assert found == OwnerReference("kubevirt.io/v1", "VirtualMachineInstance", NAME, UID)
+
+    def test_with_a_record_it_is_no_temporary_pod(self) -> None:
         pod = _running()
         pod["metadata"]["annotations"][UPSTREAM.ephemeral_annotation] = "true"
-        assert isinstance(recognise_running(view(pod), UPSTREAM), OwnerReference)
+        assert isinstance(recognise_running(view(pod), make_facts().vmi, UPSTREAM), OwnerReference)
 
     @pytest.mark.parametrize(
         ("metadata", "found"),
         [
-            pytest.param({"labels": {"app": "web"}}, NotLauncher.LABEL, id="no-launcher"),
             pytest.param(
-                {"annotations": {UPSTREAM.ephemeral_annotation: "true"}}, NotLauncher.EPHEMERAL, id="temporary"
+                {"annotations": {UPSTREAM.ephemeral_annotation: "true"}}, "ephemeral-provisioning", id="temporary"
             ),
-            pytest.param({"ownerReferences": []}, NotLauncher.OWNER, id="nobodys"),
-            pytest.param({"deletionTimestamp": "2026-01-01T00:00:00Z"}, NotLauncher.TERMINATING, id="ending"),
+            pytest.param({"ownerReferences": []}, "no-vmi-owner", id="nobodys"),
+            pytest.param({"ownerReferences": [make_owner(uid="another")]}, "no-vmi-owner", id="anothers"),
+            pytest.param({"deletionTimestamp": "2026-01-01T00:00:00Z"}, "terminating", id="ending"),
         ],
     )
-    def test_what_is_no_launcher_without_a_record_is_none(self, metadata: dict[str, Any], found: NotLauncher) -> None:
-        assert recognise_running(view(make_pod(**metadata)), UPSTREAM) is found
+    def test_other_pods(self, metadata: dict[str, Any], found: str) -> None:
+        assert recognise_running(view(make_pod(**metadata)), make_facts().vmi, UPSTREAM) == found
 
-    @pytest.mark.parametrize(
-        ("metadata", "found"),
-        [
-            pytest.param({"ownerReferences": []}, NotLauncher.OWNER, id="nobodys"),
-            pytest.param({"ownerReferences": [make_owner(kind="Job")]}, NotLauncher.OWNER, id="somebody-elses"),
-            pytest.param({"ownerReferences": [make_owner(name="Bad Name")]}, NotLauncher.OWNER_NAME, id="bad-name"),
-            pytest.param({"deletionTimestamp": "2026-01-01T00:00:00Z"}, NotLauncher.TERMINATING, id="ending"),
-        ],
-    )
-    def test_a_record_alone_makes_no_launcher(self, metadata: dict[str, Any], found: NotLauncher) -> None:
-        recorded = make_pod(annotations=_running()["metadata"]["annotations"], **metadata)
-        assert recognise_running(view(recorded), UPSTREAM) is found
+    def test_an_instance_that_is_not_there_or_elsewhere(self) -> None:
+        assert recognise_running(view(make_pod()), None, UPSTREAM) is NotLauncher.OWNER
+        vmi = make_facts().vmi
+        assert vmi is not None
+        assert recognise_running(view(make_pod()), replace(vmi, namespace="x"), UPSTREAM) is NotLauncher.OWNER

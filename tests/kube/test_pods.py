@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from app.core.constants import EFFECTIVE_LEVEL, UPSTREAM
-from app.kube.pods import PodIndex, RunningPod, running_pod
+from app.core.constants import UPSTREAM
+from app.core.objects import SILENT, VirtualMachineInstanceView
+from app.kube.cluster import ClusterStores
+from app.kube.pods import InstanceIndex, PodIndex, RunningPod, running_pod
 from app.kube.store import Key, ObjectStore
-from tests.factories import NAME, NAMESPACE, decide_pod, make_owner, make_pod, patched
+from tests.factories import NAMESPACE, UID, make_owner, make_pod
 
 
 def _item(name: str = "pod", **metadata: Any) -> dict[str, Any]:
@@ -30,19 +32,24 @@ def test_what_decisions_need_is_kept() -> None:
     assert pod.view.labels == make_pod()["metadata"]["labels"]
 
 
-def test_other_pods_are_left_out() -> None:
-    assert running_pod(_item(labels={"kubevirt.io": "virt-handler"}), UPSTREAM) is None
-    assert running_pod(_item(ownerReferences=[make_owner(kind="ReplicaSet")]), UPSTREAM) is None
+def test_pods_of_nobody_and_of_spared_namespaces_are_left_out() -> None:
+    assert running_pod(_item(ownerReferences=[]), UPSTREAM) is None
+    assert running_pod(_item(), UPSTREAM, frozenset({NAMESPACE})) is None
+    assert running_pod(_item(), UPSTREAM, frozenset({"elsewhere"})) is not None
 
 
-def test_a_pod_with_a_record_is_kept_whatever_its_label_says() -> None:
-    item = _item()
-    item = patched(item, decide_pod(item))
-    item["metadata"]["labels"]["kubevirt.io"] = "hidden"
-    pod = running_pod(item, UPSTREAM)
-    assert pod is not None
-    assert pod.view.annotations is not None
-    assert EFFECTIVE_LEVEL in pod.view.annotations
+def test_instances_are_found_by_their_uid() -> None:
+    stores = ClusterStores(UPSTREAM)
+    first = VirtualMachineInstanceView(NAMESPACE, "db", "1", None, SILENT)
+    stores.instances.put((NAMESPACE, "db"), first)
+    index = InstanceIndex(stores.instances)
+    assert index.get("1") is first
+    second = VirtualMachineInstanceView(NAMESPACE, "db", "2", None, SILENT)
+    stores.instances.put((NAMESPACE, "db"), second)
+    assert index.get("1") is None
+    assert index.get("2") is second
+    stores.instances.replace({})
+    assert index.get("2") is None
 
 
 def test_a_new_version_alone_is_kept_but_no_news() -> None:
@@ -66,20 +73,20 @@ def test_index_follows_the_store() -> None:
     store.put(first, _kept("a"))
     index = PodIndex(store)
     store.put(second, _kept("b"))
-    store.put(other, _kept("c", ownerReferences=[make_owner(name="another")]))
+    store.put(other, _kept("c", ownerReferences=[make_owner(uid="another")]))
     assert set(index.of_namespace(NAMESPACE)) == {first, second, other}
-    assert set(index.of_instance(NAMESPACE, NAME)) == {first, second}
-    assert set(index.of_instance(NAMESPACE, "another")) == {other}
+    assert set(index.of_owner(UID)) == {first, second}
+    assert set(index.of_owner("another")) == {other}
 
     store.put(other, _kept("c"))  # an ownerReference can be changed
-    assert set(index.of_instance(NAMESPACE, NAME)) == {first, second, other}
-    assert not index.of_instance(NAMESPACE, "another")
+    assert set(index.of_owner(UID)) == {first, second, other}
+    assert not index.of_owner("another")
 
     store.replace({second: _kept("b")})
     assert set(index.of_namespace(NAMESPACE)) == {second}
     store.put(second, None)
     assert not index.of_namespace(NAMESPACE)
-    assert not index.of_instance(NAMESPACE, NAME)
+    assert not index.of_owner(UID)
 
     index.close()
     store.put(first, _kept("a"))

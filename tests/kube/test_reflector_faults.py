@@ -117,7 +117,7 @@ async def test_an_expired_continue_token_restarts_the_list_and_half_a_list_is_ne
             assert names(reflector) == {"a": "1", "b": "1"}
             await eventually(lambda: server.watches)
         assert [request.query.get("continue") for request in server.lists] == [None, "there is more"] * 2
-        assert {request.query["limit"] for request in server.lists} == {"500"}
+        assert {request.query["limit"] for request in server.lists} == {"100"}
         assert server.watches[0].query["resourceVersion"] == "7"
         assert set(seen) == {2}
 
