@@ -34,12 +34,12 @@ def test_what_virt_controller_does_is_counted() -> None:
     with kubevirt.kubevirt_stage(3) as built:
         results = kubevirt.run(built, kubevirt.KubeVirtPlan(idle=1.0, still=1.0))
 
-    _, _, flip, idle, touched, back = results.windows
+    _, _, flip, idle, _, again, back = results.windows
     assert flip.by_product == back.by_product == {200: 3}
     assert not idle.by_controller
     assert not idle.by_product
-    assert touched.by_controller == {200: 3}, "it writes its hooks back, and the webhook keeps what was decided"
-    assert not touched.by_product
+    assert again.by_controller == {200: 3}, "it writes its hooks back, and the webhook keeps what was decided"
+    assert not again.by_product
     assert "crash, idle" in kubevirt.table(results)
 
 

@@ -126,6 +126,7 @@ def run(stage: KubeVirtStage, plan: KubeVirtPlan) -> KubeVirtResults:
     window("flip to crash, until all is still", lambda stage, plan: _flip(stage, FLIPS["level"], plan))
     window("crash, idle")
     window("crash, every instance reconciled once", _touch)
+    window("crash, every instance reconciled again", _touch)
     window("flip back to filesystem, until all is still", lambda stage, plan: _flip(stage, FILESYSTEM, plan))
     return results
 
