@@ -34,6 +34,15 @@ def test_every_metric_is_in_the_table_with_its_labels() -> None:
     assert {(name, tuple(re.findall(r"\w+", labels))) for name, labels in described} == own
 
 
+def test_every_event_is_in_the_table() -> None:
+    _, _, table = README.partition("| reason | about | when |")
+    rows = re.findall(r"^\| (`[A-Z][^|]*)\|", table.partition("\n\n")[0], re.MULTILINE)
+    written = {reason for row in rows for reason in re.findall(r"`(\w+)`", row)}
+    reasons = re.compile(r'^[A-Z_]+(?:: Final)? = "([A-Z][a-z]+[A-Z]\w+)"$', re.MULTILINE)
+    sources = (ROOT / "app" / "controllers").glob("*.py")
+    assert written == {reason for source in sources for reason in reasons.findall(source.read_text())}
+
+
 def test_every_setting_is_in_the_table_with_its_default() -> None:
     rows = re.findall(r"^\| (`VM_CONSISTENCY_[^|]*)\| ([^|]*?) ?\|", README, re.MULTILINE)
     written: dict[str, str] = {}

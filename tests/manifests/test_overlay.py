@@ -188,7 +188,7 @@ def test_registration_is_for_launcher_pods_of_other_namespaces(overlay: Overlay,
     assert webhook["objectSelector"] == {"matchLabels": {UPSTREAM.launcher_label: UPSTREAM.launcher_label_value}}
     [expression] = webhook["namespaceSelector"]["matchExpressions"]
     assert (expression["key"], expression["operator"]) == ("kubernetes.io/metadata.name", "NotIn")
-    assert set(expression["values"]) == {settings.namespace, "kube-system", "kube-public", "kube-node-lease"}
+    assert set(expression["values"]) == settings.spared_namespaces  # whose running pods the reconciler leaves alone
 
 
 def test_policy_is_validated_by_name_and_namespace(overlay: Overlay, settings: Settings) -> None:
