@@ -101,11 +101,19 @@ async def test_gate_opens_later_after_each_failure_and_at_once_after_a_success()
     gate = Gate(lambda: True)
     for _ in range(3):
         gate.close(ApiUnavailable("no answer"))
-    started = time.monotonic()
-    await gate.passed()
-    assert time.monotonic() - started > 0.5
+        started = time.monotonic()
+        await gate.passed()
+    assert time.monotonic() - started > 0.9
     gate.succeeded()
     gate.close(ApiUnavailable("no answer"))
     started = time.monotonic()
+    await gate.passed()
+    assert time.monotonic() - started < 0.6
+
+
+async def test_requests_that_fail_together_are_one_failure() -> None:
+    gate, started = Gate(lambda: True), time.monotonic()
+    for _ in range(8):
+        gate.close(ApiUnavailable("no answer"))
     await gate.passed()
     assert time.monotonic() - started < 0.6
