@@ -4,7 +4,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive, Scope
 
 from app.admission.review import MAX_REVIEW_BYTES
 
@@ -50,24 +50,32 @@ class Body:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._budget.left += self._taken
 
-    async def read(self, request: Request, seconds: float) -> bytes:
-        """Return the whole body; raises BodyRefused."""
-        if _announced(request) > MAX_REVIEW_BYTES:
+    async def read(self, scope: Scope, receive: Receive, seconds: float) -> bytes:
+        """Return the whole body of an ASGI request; raises BodyRefused."""
+        if _announced(scope) > MAX_REVIEW_BYTES:
             raise _too_large()
         try:
             async with asyncio.timeout(seconds):
-                return await self._received(request)
+                message = await receive()
+                first = self._piece(message)
+                return first if not message.get("more_body") else await self._rest(first, receive)
         except TimeoutError:
             raise BodyRefused(408, "timeout", f"the review was not there after {seconds:g} s") from None
-        except ClientDisconnect:
-            raise BodyRefused(400, "malformed", "the connection ended before the review did") from None
 
-    async def _received(self, request: Request) -> bytes:
-        parts = bytearray()  # not a list: of single bytes, which would each be an object
-        async for chunk in request.stream():
-            self._take(len(chunk))
-            parts += chunk
-        return bytes(parts)
+    async def _rest(self, first: bytes, receive: Receive) -> bytes:
+        parts = bytearray(first)  # not a list: of single bytes, which would each be an object
+        while True:
+            message = await receive()
+            parts += self._piece(message)
+            if not message.get("more_body"):
+                return bytes(parts)
+
+    def _piece(self, message: Message) -> bytes:
+        if message["type"] == "http.disconnect":
+            raise BodyRefused(400, "malformed", "the connection ended before the review did")
+        piece: bytes = message.get("body", b"")
+        self._take(len(piece))
+        return piece
 
     def _take(self, size: int) -> None:
         if self._taken + size > MAX_REVIEW_BYTES:
@@ -78,11 +86,11 @@ class Body:
         self._taken += size
 
 
-def _announced(request: Request) -> int:
-    try:
-        return int(request.headers.get("content-length", 0))
-    except ValueError:
-        return 0  # what comes is counted all the same
+def _announced(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0  # what comes is counted all the same
 
 
 def _too_large() -> BodyRefused:

@@ -116,6 +116,7 @@ def _config(app: object, settings: Settings, port: int, **tls: object) -> uvicor
         app,  # type: ignore[arg-type]
         host=settings.host,
         port=port,
+        interface="asgi3",
         loop="none",
         http="httptools",
         ws="none",

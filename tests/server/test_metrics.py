@@ -7,7 +7,7 @@ import pytest
 from app.core.constants import LEVEL
 from app.core.decision import Action, Reason
 from app.core.policy import BUILT_IN, PolicyState, Standing
-from app.core.selection import Refused
+from app.core.selection import Refusal, Refused
 from app.kube.store import ObjectStore
 from app.server.metrics import Metrics
 from tests.factories import make_facts, make_policy
@@ -22,6 +22,13 @@ DOCUMENTED = {
     ("vm_consistency_policy_loads", "counter"): {"result"},
     ("vm_consistency_store_objects", "gauge"): {"resource"},
     ("vm_consistency_store_stale_seconds", "gauge"): {"resource"},
+    ("vm_consistency_leader", "gauge"): set(),
+    ("vm_consistency_pods", "gauge"): {"level", "source"},
+    ("vm_consistency_pods_refused", "gauge"): {"source", "reason"},
+    ("vm_consistency_guest_agents_missing", "gauge"): set(),
+    ("vm_consistency_reconcile_backlog", "gauge"): set(),
+    ("vm_consistency_reconcile_writes", "counter"): {"reason"},
+    ("vm_consistency_events", "counter"): {"reason", "result"},
 }
 RULES = make_policy(rules=[{"name": "db", "match": {"namespaces": ["*"]}, "level": "crash", "allow": ["crash"]}])
 
@@ -32,6 +39,9 @@ def test_names_types_and_labels_are_the_documented_ones() -> None:
     )
     endpoint.metrics.show_stores({"namespaces": ObjectStore()})
     endpoint.response(make_review())  # so that each of them has a sample
+    endpoint.metrics.pods("crash", "vm", 1)
+    endpoint.metrics.pods_refused(Refusal("vm", Refused.UNKNOWN_LEVEL, "what"), 1)
+    endpoint.metrics.event("LevelChanged", "sent")
 
     own = [family for family in endpoint.metrics.registry.collect() if family.name.startswith("vm_consistency")]
 
