@@ -392,7 +392,10 @@ def running(tenant: Tenant) -> Json:
 STATUS = "status"
 
 
-still_open = pytest.mark.xfail(raises=TimeoutError, reason="KubeVirt syncs pods that admission is not sent")
+# Not strict: who of the two wrote last when the test looks is a matter of chance.
+still_open = pytest.mark.xfail(
+    raises=TimeoutError, strict=False, reason="KubeVirt syncs pods that admission is not sent"
+)
 no_room = pytest.mark.xfail(raises=TimeoutError, reason="where hooks find no room, those that stand there are left")
 
 
