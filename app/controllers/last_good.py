@@ -14,6 +14,8 @@ SOURCE_VERSION = "vm-consistency.io/policy-resource-version"
 """With the UID: which ConfigMap was copied, and at which version, so that a slow replica puts no older one back."""
 
 _RECALL_AGAIN_SECONDS = 1.0
+_READ_SECONDS = 5.0
+"""A policy that comes meanwhile waits for the answer."""
 _CONFLICT = 409
 _FINAL = (403, 404)
 
@@ -50,7 +52,7 @@ class LastGoodCopy:
         return True
 
     async def _read(self) -> tuple[str | None, Json]:
-        config_map = await self._client.get(self._path)
+        config_map = await self._client.get(self._path, timeout=_READ_SECONDS)
         return (config_map.get("data") or {}).get(KEY), config_map["metadata"]
 
     async def _save(self, text: str, uid: str, resource_version: str) -> None:

@@ -329,8 +329,10 @@ class PodReconciler:
         written = self.writes - current.writes
         fields = {"why": current.why, "pods": current.pods, "written": written, "left": self.backlog}
         if not self.backlog:
-            level = logging.INFO if written else logging.DEBUG
-            _log.log(level, "pods are in line", extra={**fields, "seconds": round(now - current.started, 1)})
+            level = logging.INFO if written or self._failures else logging.DEBUG
+            message = "pods are in line, except those that can't be written" if self._failures else "pods are in line"
+            fields |= {"failing": len(self._failures), "seconds": round(now - current.started, 1)}
+            _log.log(level, message, extra=fields)
             self._round = None
         elif now - current.told > _PROGRESS_SECONDS:
             _log.info("bringing pods in line", extra=fields)

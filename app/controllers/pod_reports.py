@@ -79,6 +79,8 @@ class PodReports:
 
     def wrote(self, pod: RunningPod, vmi: OwnerReference, decision: Decision) -> None:
         """Tell that a pod was written to, and why that was needed."""
+        if decision.trouble:
+            return  # which `decided` has told
         before = pod.view.annotations or {}
         where = about(pod.view.namespace, vmi)
         reason = "missing"
@@ -103,8 +105,9 @@ class PodReports:
     def not_written(self, key: Key, vmi: OwnerReference | None, why: str) -> None:
         """Tell that a pod stays as it is although it should not."""
         self._metrics.pod_written("failed")
-        if why not in self._troubles:
-            self._troubles = {*self._troubles, why} if len(self._troubles) < 100 else {why}
+        kind = why.replace(key[1], "")  # the API server names the pod; one line tells of thousands
+        if kind not in self._troubles:
+            self._troubles = {*self._troubles, kind} if len(self._troubles) < 100 else {kind}
             _log.warning("pod not brought in line", extra={"namespace": key[0], "pod": key[1], "error": why})
         if vmi is not None:
             self._recorder.record(about(key[0], vmi), WARNING, HOOKS_NOT_WRITTEN, f"pod {key[1]}: {why}")

@@ -128,8 +128,7 @@ def decide_running(
         return Decision(Action.NONE, reason)
     if facts.vmi is None:
         return Decision(Action.NONE, Reason.OWNER_GONE)  # the pod follows; without its owner's wishes it would change
-    decision = decide(pod, vmi, facts, state, names)
-    return replace(decision, action=Action.NONE, patch=[], annotations=None) if decision.trouble else decision
+    return decide(pod, vmi, facts, state, names)
 
 
 def keep(old: PodView, new: PodView, names: KubeVirtNames) -> Decision:
@@ -141,11 +140,12 @@ def keep(old: PodView, new: PodView, names: KubeVirtNames) -> Decision:
     """
     if new.terminating:
         return ignored(NotLauncher.TERMINATING)
-    was = recognise(old, names)
-    # Anyone may annotate a launcher so that it looks like a temporary pod; an honest one never has a record.
+    was, before = recognise(old, names), old.annotations or {}
+    # Whoever may write pods may edit what a launcher is known by, too; no other pod has an honest record.
+    if is_intact(before):
+        return _kept(new, before)
     if isinstance(was, OwnerReference) or was is NotLauncher.EPHEMERAL:
-        before = old.annotations or {}
-        return _kept(new, before) if is_intact(before) else _without_news(new, before)
+        return _without_news(new, before)
     now = recognise(new, names)
     if isinstance(now, NotLauncher) and now is not NotLauncher.EPHEMERAL:
         return ignored(now)
@@ -186,5 +186,20 @@ def _written(pod: PodView, own: Mapping[str, str], decision: Decision) -> Decisi
         return replace(decision, action=action, reason=reason)
     annotations = patched(pod.annotations, own)
     if is_too_large(annotations, pod.unread_bytes):
-        return undecided(pod, Reason.TOO_LARGE, f"the pod's annotations would exceed {MAX_ANNOTATIONS_BYTES} bytes")
+        return _stripped(pod, own)
     return replace(decision, patch=patch, annotations=annotations)
+
+
+def _stripped(pod: PodView, own: Mapping[str, str]) -> Decision:
+    """Take away the hooks that should not be there, where there is no room for those that should.
+
+    Or else whoever fills a pod's annotations could keep any hooks. KubeVirt's own are mostly those that should.
+    """
+    current = pod.annotations or {}
+    right = {key: current[key] for key in HOOK_KEYS if key in current and own.get(key) == current[key]}
+    trouble = f"hooks are missing: the pod's annotations would exceed {MAX_ANNOTATIONS_BYTES} bytes"
+    decision = Decision(Action.NONE, Reason.TOO_LARGE, trouble=trouble)
+    patch = annotation_patch(pod.annotations, right)
+    if not patch:
+        return decision
+    return replace(decision, action=Action.PATCH, patch=patch, annotations=patched(pod.annotations, right))

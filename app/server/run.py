@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import uvicorn
 import uvloop
 
 from app.admission.mutate import PodMutator
 from app.admission.validate import Validator
+from app.core.text import one_line
 from app.server.health import Check, OpsServer
 from app.server.http import AdmissionServer
 from app.server.metrics import Metrics
@@ -21,6 +24,8 @@ from app.tls.serving import ServingContext
 _log = logging.getLogger("vm-consistency.run")
 
 _RESTART_SECONDS = (1.0, 30.0)
+_SETTLED_SECONDS = 60.0
+"""A worker that lives as long is well again."""
 _READINESS_SECONDS = 1.0
 _KEEP_ALIVE_SECONDS = 120
 """Above the 90 s after which Go's client drops an idle connection: closing first would race with its next request."""
@@ -61,36 +66,48 @@ def run(settings: Settings, assembly: Assembly) -> None:
 
 
 async def _main(settings: Settings, assembly: Assembly) -> None:
-    async with assembly(settings) as parts, _workers(parts.workers):
-        await _serve(settings, parts)
+    async with assembly(settings) as parts, _workers(parts.workers) as troubles:
+        await _serve(settings, parts, troubles)
 
 
 @contextlib.asynccontextmanager
-async def _workers(workers: Mapping[str, Worker]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(_restarting(name, worker), name=name) for name, worker in workers.items()]
+async def _workers(workers: Mapping[str, Worker]) -> AsyncIterator[Mapping[str, str]]:
+    """Run the workers; yields what went wrong with those that are being started again."""
+    troubles: dict[str, str] = {}
+    tasks = [asyncio.create_task(_restarting(name, worker, troubles), name=name) for name, worker in workers.items()]
     try:
-        yield
+        yield troubles
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _restarting(name: str, worker: Worker) -> None:
-    pause, longest = _RESTART_SECONDS
+async def _restarting(name: str, worker: Worker, troubles: dict[str, str]) -> None:
+    shortest, longest = _RESTART_SECONDS
+    pause = shortest
     while True:
+        started = time.monotonic()
+        well = asyncio.get_running_loop().call_later(_SETTLED_SECONDS, troubles.pop, name, None)
         try:
             await worker()
-        except Exception:
+        except Exception as error:
             _log.exception("worker failed; it is started again", extra={"worker": name, "seconds": pause})
+            troubles[name] = f"failed and is started again: {type(error).__name__}: {one_line(str(error))}"
+        finally:
+            well.cancel()
+        if time.monotonic() - started > _SETTLED_SECONDS:
+            pause = shortest
         await asyncio.sleep(pause)
         pause = min(2 * pause, longest)
 
 
-async def _serve(settings: Settings, parts: Parts) -> None:
+async def _serve(settings: Settings, parts: Parts, troubles: Mapping[str, str]) -> None:
     admission = AdmissionServer(parts.mutator, parts.metrics, settings.deadline, validators=parts.validators)
     checks = {**parts.checks, "not-draining": lambda: "the process is stopping" if admission.draining else None}
-    ops = OpsServer(checks, parts.notes, parts.metrics)
+    failing: dict[str, Check] = {f"worker {name}": partial(troubles.get, name) for name in parts.workers}
+    notes = {**parts.notes, **failing}
+    ops = OpsServer(checks, notes, parts.metrics)
     https = _Server(
         _config(admission.app, settings, settings.port, ssl_context_factory=parts.serving.ssl_context_factory)
     )

@@ -393,10 +393,8 @@ STATUS = "status"
 
 
 # Not strict: who of the two wrote last when the test looks is a matter of chance.
-still_open = pytest.mark.xfail(
     raises=TimeoutError, strict=False, reason="KubeVirt syncs pods that admission is not sent"
 )
-no_room = pytest.mark.xfail(raises=TimeoutError, reason="where hooks find no room, those that stand there are left")
 
 
 class TestWritesToARunningPod:
@@ -437,7 +435,6 @@ class TestWritesToARunningPod:
 
         comes_back(tenant, running)
 
-    @still_open
     @pytest.mark.parametrize("subresource", [None, STATUS])
     @pytest.mark.parametrize("value", ["mine", ""])
     def test_another_value_of_the_launcher_label(
@@ -451,7 +448,6 @@ class TestWritesToARunningPod:
         comes_back(tenant, running)
         assert vmi_phase(tenant) == "Running", "KubeVirt goes by the label's key alone"
 
-    @still_open
     def test_another_value_of_the_launcher_label_and_the_rest_in_one_write(self, tenant: Tenant, running: Json) -> None:
         changes = {"labels": {"kubevirt.io": "mine"}, "annotations": {**NO_RECORD, **EVIL_HOOKS}}
 
@@ -484,7 +480,6 @@ class TestWritesToARunningPod:
 
         comes_back(tenant, running)
 
-    @no_room
     def test_annotations_that_leave_no_room_for_hooks(self, new_tenant: NewTenant) -> None:
         tenant = new_tenant("free")
         pod = tenant.vm()

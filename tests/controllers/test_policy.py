@@ -49,7 +49,7 @@ class StandInApi:
         """Let the watch tell of another version of the policy ConfigMap."""
         self._events.put_nowait(_Event("MODIFIED", config_map))
 
-    async def get(self, path: str) -> Json:
+    async def get(self, path: str, **_: object) -> Json:
         self.asked += 1
         if self.fault:
             raise self.fault

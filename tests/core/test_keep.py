@@ -180,8 +180,16 @@ def test_pod_becomes_a_launcher_without_its_forged_record() -> None:
     ],
 )
 def test_pod_that_never_was_a_launcher_is_ignored(other: dict[str, Any], reason: NotLauncher) -> None:
-    decision, _ = update(FILESYSTEM, {**KUBEVIRT, **FORGED}, was=other, now=other)
+    decision, _ = update(KUBEVIRT, {**KUBEVIRT, **FORGED}, was=other, now=other)
     assert decision == Decision(Action.IGNORED, reason)
+
+
+@pytest.mark.parametrize("other", [NO_LAUNCHER, {"ownerReferences": None}], ids=["label", "owner"])
+def test_whoever_edits_what_a_launcher_is_known_by_does_not_get_at_its_hooks(other: dict[str, Any]) -> None:
+    for was in ({}, other):
+        decision, after = update(FILESYSTEM, {**KUBEVIRT, **FORGED}, was=was, now=other)
+        assert decision.reason is Reason.KEPT
+        assert own(after) == own(FILESYSTEM)
 
 
 @pytest.mark.parametrize("was", [pytest.param({}, id="until-now-not"), pytest.param(TERMINATING, id="already")])
@@ -239,4 +247,13 @@ def test_no_room_to_restore_and_none_for_a_record_that_comes_in(forged: Annotati
     assert decision.reason is Reason.TOO_LARGE
     assert decision.warnings
     assert record(after) == {}
-    assert (hooks(after), len(after["big"])) == (hooks(forged), MAX_ANNOTATIONS_BYTES - 3 - size)
+    assert (hooks(after), len(after["big"])) == ({}, MAX_ANNOTATIONS_BYTES - 3 - size)
+
+
+def test_hooks_that_are_right_stay_where_there_is_no_room_for_the_others() -> None:
+    kept = hooks(KUBEVIRT)
+    size = sum(len(key) + len(value) for key, value in kept.items())
+    room = MAX_ANNOTATIONS_BYTES - size - 60
+    decision, after = update(FILESYSTEM, {**kept, "hook.backup.velero.io/command": "evil", "big": "x" * room})
+    assert decision.reason is Reason.TOO_LARGE
+    assert hooks(after) == kept

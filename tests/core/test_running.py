@@ -162,17 +162,23 @@ def test_annotations_that_were_left_out_count_for_the_limit() -> None:
         vmi = recognise(pod, UPSTREAM)
         assert isinstance(vmi, OwnerReference)
         decision = decide_running(pod, vmi, make_facts(), PolicyState(Standing.VALID, BUILT_IN), UPSTREAM)
-        assert bool(decision.patch) is patched_
+        assert (decision.level is not None) is patched_
         assert bool(decision.trouble) is not patched_
 
 
-def test_a_pod_that_would_grow_too_large_keeps_its_record() -> None:
+def test_a_pod_without_room_for_its_hooks_keeps_no_others() -> None:
     pod = _running(CRASH)
+    pod["metadata"]["annotations"] |= {PRE + "command": "evil"}
     size = MAX_ANNOTATIONS_BYTES - sum(len(k) + len(v) for k, v in pod["metadata"]["annotations"].items()) - 100
     pod["metadata"]["annotations"]["example.com/notes"] = "x" * size
     decision = _look(pod)
-    assert (decision.reason, decision.patch) == (Reason.TOO_LARGE, [])
+    assert (decision.action, decision.reason) == (Action.PATCH, Reason.TOO_LARGE)
     assert decision.trouble
+    stripped = patched(pod, decision)
+    assert not {*HOOK_KEYS, *RECORD_KEYS} & stripped["metadata"]["annotations"].keys()
+    again = _look(stripped)
+    assert (again.action, again.reason, again.patch) == (Action.NONE, Reason.TOO_LARGE, [])
+    assert again.trouble
 
 
 @given(PODS, FACTS, POLICIES)

@@ -185,7 +185,9 @@ def test_registration_is_for_launcher_pods_of_other_namespaces(overlay: Overlay,
     [rule] = webhook["rules"]
     assert set(rule["operations"]) == {"CREATE", "UPDATE"}
     assert (rule["apiGroups"], rule["resources"]) == ([""], ["pods"])
-    assert webhook["objectSelector"] == {"matchLabels": {UPSTREAM.launcher_label: UPSTREAM.launcher_label_value}}
+    assert webhook["objectSelector"] == {"matchExpressions": [{"key": UPSTREAM.launcher_label, "operator": "Exists"}]}
+    created = webhook["matchConditions"][1]["expression"]
+    assert f"[?'{UPSTREAM.launcher_label}'].orValue('') == '{UPSTREAM.launcher_label_value}'" in created
     [expression] = webhook["namespaceSelector"]["matchExpressions"]
     assert (expression["key"], expression["operator"]) == ("kubernetes.io/metadata.name", "NotIn")
     assert set(expression["values"]) == settings.spared_namespaces  # whose running pods the reconciler leaves alone
@@ -219,7 +221,7 @@ def test_annotations_are_validated_where_people_write_them(overlay: Overlay) -> 
 
 
 def test_conditions_name_every_hook_key_and_our_prefix(overlay: Overlay) -> None:
-    _, changed = overlay.webhook["matchConditions"]
+    _, _, changed = overlay.webhook["matchConditions"]
     literals = re.findall(r"'([^']+)'", changed["expression"])
     assert sorted(literal for literal in literals if "hook" in literal) == sorted(HOOK_KEYS)
     assert PREFIX in literals
@@ -261,7 +263,7 @@ def test_another_namespace_takes_one_line(overlay: Overlay, tmp_path: Path) -> N
     assert _mentions(elsewhere.objects) == []
     assert elsewhere.the("Namespace", "elsewhere")
     for webhook in (elsewhere.webhook, elsewhere.validating("policy")):
-        ours, _ = webhook["matchConditions"]
+        ours = webhook["matchConditions"][0]
         assert "'system:serviceaccount:elsewhere:vm-consistency'" in ours["expression"]
     [where] = elsewhere.validating("policy")["namespaceSelector"]["matchExpressions"]
     assert where["values"] == ["elsewhere"]

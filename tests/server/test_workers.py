@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from app.server import run
+from tests.kube.support import eventually
 from tests.server.support import fields
 
 
@@ -49,6 +50,24 @@ async def test_a_worker_that_fails_is_started_again_after_a_growing_pause(
     records = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [fields(record)["seconds"] for record in records] == pauses
     assert {fields(record)["worker"] for record in records} == {"policy"}
+
+
+async def test_what_fails_is_noted_until_it_has_worked_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_RESTART_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(run, "_SETTLED_SECONDS", 0.2)
+    works = asyncio.Event()
+    async with run._workers({"policy": failing(2, works)}) as troubles, asyncio.timeout(5):
+        await works.wait()
+        assert troubles == {"policy": "failed and is started again: RuntimeError: out of order"}
+        await eventually(lambda: not troubles)
+
+
+async def test_a_worker_that_worked_for_a_while_is_started_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_RESTART_SECONDS", (0.01, 60.0))
+    monkeypatch.setattr(run, "_SETTLED_SECONDS", 0.0)
+    works = asyncio.Event()
+    async with run._workers({"policy": failing(14, works)}), asyncio.timeout(5):  # else: 0.01 s doubled 14 times
+        await works.wait()
 
 
 async def test_a_worker_that_just_ends_is_started_again_too(pauses: list[float]) -> None:
