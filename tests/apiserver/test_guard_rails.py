@@ -392,11 +392,6 @@ def running(tenant: Tenant) -> Json:
 STATUS = "status"
 
 
-# Not strict: who of the two wrote last when the test looks is a matter of chance.
-    raises=TimeoutError, strict=False, reason="KubeVirt syncs pods that admission is not sent"
-)
-
-
 class TestWritesToARunningPod:
     @pytest.mark.parametrize("subresource", [None, STATUS, "ephemeralcontainers", "resize"])
     @pytest.mark.parametrize(
