@@ -4,10 +4,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Protocol
 
 from app.controllers.loop import ATTEMPTS, PERIOD
 from app.controllers.pod_reports import PodReports
@@ -19,7 +20,7 @@ from app.core.launcher import NotLauncher, recognise_running
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import PolicyState
 from app.core.record import is_intact
-from app.kube.client import JSON_PATCH, ApiError, KubeClient, KubeError
+from app.kube.client import ApiError, KubeClient, KubeError
 from app.kube.cluster import ClusterStores
 from app.kube.pods import InstanceIndex, PodIndex, RunningPod, running_pod
 from app.kube.resources import PODS
@@ -66,6 +67,14 @@ class RunningPolicies(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A write of which the watch has yet to tell: what it replaced, and the annotations that it left."""
+
+    resource_version: str
+    annotations: Mapping[str, str] | None
+
+
 @dataclass(slots=True)
 class _Round:
     """One look at every pod, for the log."""
@@ -106,7 +115,7 @@ class PodReconciler:
         self._queue: WorkQueue[Key] = WorkQueue()
         self._rate, self._gate = Rate(per_second), Gate(in_touch)
         self._restraint: Restraint[Key] = Restraint()
-        self._written: dict[Key, str] = {}
+        self._written: dict[Key, _Written] = {}
         self._failures: dict[Key, int] = {}
         self._orphans: dict[Key, float] = {}
         self._round: _Round | None = None
@@ -142,22 +151,26 @@ class PodReconciler:
             ends.callback(self._queue.close)
             ends.callback(index.close)
             ends.callback(self._pods.subscribe(self._pod_changed))
-            ends.callback(stores.machines.subscribe(lambda key, *_: self._add(of_machine(key))))
-            ends.callback(
-                stores.instances.subscribe(lambda _, __, new: self._add(index.of_owner(new.uid) if new else ()))
-            )
-            ends.callback(stores.namespaces.subscribe(lambda key, *_: self._add(index.of_namespace(key[1]))))
+            for store, pods_of in (
+                (stores.machines, lambda key, _: of_machine(key)),
+                (stores.instances, lambda _, new: index.of_owner(new.uid) if new else ()),
+                (stores.namespaces, lambda key, _: index.of_namespace(key[1])),
+            ):
+                ends.callback(store.subscribe(partial(self._owner_changed, store, pods_of)))
             ends.callback(stores.kubevirts.subscribe(lambda *_: self._look_at_all("KubeVirt object changed")))
             ends.callback(self._policies.listen(self._policy_changed))
             yield
 
-    def _add(self, keys: Collection[Key]) -> None:
-        for key in keys:
-            self._queue.add(key, urgent=len(keys) == 1)
+    def _owner_changed(
+        self, store: ObjectStore[Any], pods_of: Callable[[Key, Any], Collection[Key]], key: Key, _: object, new: object
+    ) -> None:
+        keys = pods_of(key, new)
+        for pod in keys:
+            self._queue.add(pod, urgent=len(keys) == 1 and not store.replacing)
 
     def _pod_changed(self, key: Key, old: RunningPod | None, new: RunningPod | None) -> None:
-        if new is not None:
-            self._queue.add(key, urgent=True)
+        if new is not None and not self._is_echo(key, old, new):
+            self._queue.add(key, urgent=not self._pods.replacing)
         if new is None or (old is not None and old.uid != new.uid):
             self._written.pop(key, None)
             self._failures.pop(key, None)
@@ -165,6 +178,14 @@ class PodReconciler:
             self._restraint.forget(key)
             self._queue.forget(key)
             self._reports.forget(key)
+
+    def _is_echo(self, key: Key, old: RunningPod | None, new: RunningPod) -> bool:
+        """Whether the watch brings what was just written here, and nothing else."""
+        written = self._written.get(key)
+        if written is None or old is None or new.view != replace(old.view, annotations=written.annotations):
+            return False
+        del self._written[key]
+        return True
 
     def _policy_changed(self) -> None:
         self._policy = self._policies.running()
@@ -235,7 +256,8 @@ class PodReconciler:
             return None  # if it is because the owner is not known, that one's watch wakes us as soon as it is
         decision = self._decide(pod, vmi, facts)
         self._reports.decided(key, vmi, decision)
-        if not decision.patch or self._written.get(key) == pod.resource_version:
+        written = self._written.get(key)
+        if not decision.patch or (written and written.resource_version == pod.resource_version):
             return None  # in line, or the watch has yet to bring what was just written
         return vmi, decision
 
@@ -265,14 +287,14 @@ class PodReconciler:
         guard = {"op": "test", "path": "/metadata/resourceVersion", "value": pod.resource_version}
         try:
             path = PODS.object(key[1], key[0])
-            await self._client.patch(path, [guard, *decision.patch], JSON_PATCH, metadata_only=True)
+            await self._client.patch_unread(path, [guard, *decision.patch])
         except ApiError as error:
             if error.status not in _RACE_LOST:
                 raise
             return error
         self._gate.succeeded()
         self._failures.pop(key, None)
-        self._written[key] = pod.resource_version
+        self._written[key] = _Written(pod.resource_version, decision.annotations)
         self._restraint.wrote(key)
         self.writes += 1
         return None

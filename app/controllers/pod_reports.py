@@ -86,7 +86,8 @@ class PodReports:
         reason = "missing"
         if is_intact(before):
             reason = "handed-back" if decision.level is None else "changed"
-            self._recorder.record(where, NORMAL, LEVEL_CHANGED, _change(pod, decision), recurring=True)
+            if (decision.level, decision.profile) != (before.get(EFFECTIVE_LEVEL), before.get(EFFECTIVE_PROFILE)):
+                self._recorder.record(where, NORMAL, LEVEL_CHANGED, _change(pod, decision), recurring=True)
         elif EFFECTIVE_LEVEL in before or HOOKS_DIGEST in before:
             reason = "overwritten"
             message = f"somebody else changed the backup hooks of pod {pod.view.name}; they were put right"

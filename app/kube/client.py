@@ -6,7 +6,7 @@ don't know, and an informer of typed objects would hold some 100 kB per pod.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
@@ -17,6 +17,7 @@ import orjson
 from app import __version__
 from app.core.text import one_line
 from app.kube.connection import ConfigException, Configuration, Refresh, Transport, load, reason_of
+from app.kube.partial import read_event, read_page
 
 Json = dict[str, Any]
 Params = Mapping[str, str | int | bool]
@@ -116,7 +117,10 @@ class KubeClient:
     ) -> Page:
         """GET a collection, or the part of it that `limit` and `continue` in `params` name."""
         accept = _ACCEPT_METADATA_LIST if metadata_only else _ACCEPT
-        body = await self._json("GET", path, params, accept, timeout)
+        content = await self._answered("GET", path, params, accept, timeout)
+        body = read_page(content) if metadata_only else _json(content)
+        if body is None:
+            raise UnreadableAnswer(f"{self.server}: the answer to GET {path} is no JSON object: {content[:60]!r}")
         items, metadata = body.get("items"), body.get("metadata")
         if not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
             raise UnreadableAnswer(f"{self.server}: {path} is not a list of objects")
@@ -137,13 +141,15 @@ class KubeClient:
         content_type: str = MERGE_PATCH,
         *,
         params: Params | None = None,
-        metadata_only: bool = False,
         timeout: float = _TIMEOUT,
     ) -> Json:
         """Patch an object with MERGE_PATCH (an object) or JSON_PATCH (a list of operations); returns the object."""
         sent = body if isinstance(body, Mapping) else list(body)
-        accept = _ACCEPT_METADATA if metadata_only else _ACCEPT
-        return await self._json("PATCH", path, params, accept, timeout, sent, content_type)
+        return await self._json("PATCH", path, params, _ACCEPT, timeout, sent, content_type)
+
+    async def patch_unread(self, path: str, body: Sequence[Json], *, timeout: float = _TIMEOUT) -> None:
+        """Patch an object with a JSON patch, for whoever has no use for the object that comes back."""
+        await self._answered("PATCH", path, None, _ACCEPT_METADATA, timeout, list(body), JSON_PATCH)
 
     @contextlib.asynccontextmanager
     async def watch(
@@ -167,20 +173,22 @@ class KubeClient:
                 response = await self._send("GET", path, {**params, "watch": "true"}, accept, silence=silence)
                 if response.status != 200:
                     raise _error(response, await response.read())
-        events = self._events(response, silence)
+        events = self._events(response, silence, read_event if metadata_only else orjson.loads)
         try:
             yield events
         finally:
             _abandon(response)
             await events.aclose()
 
-    async def _events(self, response: aiohttp.ClientResponse, silence: float) -> AsyncGenerator[Event]:
+    async def _events(
+        self, response: aiohttp.ClientResponse, silence: float, read: Callable[[bytes], Any]
+    ) -> AsyncGenerator[Event]:
         with self._faults(silence):
             async for line in response.content:
                 if line.isspace():
                     continue
                 try:
-                    event = Event(**orjson.loads(line))
+                    event = Event(**read(line))
                 except (ValueError, TypeError) as error:
                     raise UnreadableAnswer(f"{self.server}: a line of the watch is no event: {line[:60]!r}") from error
                 if event.type == "ERROR":
@@ -197,19 +205,29 @@ class KubeClient:
         body: object = None,
         content_type: str | None = None,
     ) -> Json:
+        content = await self._answered(method, path, params, accept, timeout, body, content_type)
+        answer = _json(content)
+        if answer is None:
+            raise UnreadableAnswer(f"{self.server}: the answer to {method} {path} is no JSON object: {content[:60]!r}")
+        return answer
+
+    async def _answered(
+        self,
+        method: str,
+        path: str,
+        params: Params | None,
+        accept: str,
+        timeout: float,
+        body: object = None,
+        content_type: str | None = None,
+    ) -> bytes:
         with self._faults(timeout):
             async with asyncio.timeout(timeout):
                 response = await self._send(method, path, params, accept, body, content_type)
                 content = await response.read()  # and with that the connection is free again
         if not 200 <= response.status < 300:
             raise _error(response, content)
-        try:
-            answer = orjson.loads(content)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise UnreadableAnswer(f"{self.server}: the answer to {method} {path} is no JSON object: {content[:60]!r}")
-        return answer
+        return content
 
     async def _send(
         self,
@@ -245,6 +263,14 @@ class KubeClient:
         except (aiohttp.ClientError, OSError, ValueError, ConfigException) as error:
             # ValueError: a token that can't be a header, a line longer than the buffer
             raise ApiUnavailable(f"{self.server}: {reason_of(error)}") from error
+
+
+def _json(content: bytes) -> Json | None:
+    try:
+        answer = orjson.loads(content)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
 
 
 def _abandon(response: aiohttp.ClientResponse) -> None:

@@ -28,6 +28,8 @@ class ObjectStore(Generic[T]):
         self._objects: dict[Key, T] = {}
         self._callbacks: list[Callable[[Key, T | None, T | None], None]] = []
         self.synced = False
+        self.replacing = False
+        """True while callbacks hear of what a list brought, which may be thousands of changes at once."""
         self.out_of_touch_since: float | None = None
 
     def __len__(self) -> int:
@@ -74,6 +76,7 @@ class ObjectStore(Generic[T]):
     def replace(self, objects: dict[Key, T]) -> None:
         """Take `objects` for all there are, at once; callbacks then hear of each difference. The store is synced."""
         before, self._objects, self.synced = self._objects, objects, True
+        self.replacing = True
         for key, old in before.items():
             if key not in objects:
                 self._notify(key, old, None)
@@ -81,6 +84,7 @@ class ObjectStore(Generic[T]):
             old_or_none = before.get(key)
             if new != old_or_none:
                 self._notify(key, old_or_none, new)
+        self.replacing = False
 
     def _notify(self, key: Key, old: T | None, new: T | None) -> None:
         for callback in tuple(self._callbacks):
