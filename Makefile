@@ -11,7 +11,7 @@ help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Try it
-demo: venv ## Real etcd, kube-apiserver and virt-controller: watch VMs get their hooks
+demo: venv ## Real etcd, kube-apiserver and virt-controller: watch VMs get their hooks, and change them
 	$(BIN)/python -m tests.demo
 
 run: venv certs/tls.crt ## The webhook alone, without a cluster, with the policy of POLICY=FILE

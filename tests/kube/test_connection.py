@@ -282,3 +282,25 @@ def test_the_synchronous_client_is_not_loaded() -> None:
     program = "import sys, app.kube.client; print(sys.modules.keys() & {'requests', 'oauthlib', 'kubernetes.client'})"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    [
+        pytest.param({}, None, id="none"),
+        pytest.param({"HTTPS_PROXY": "http://proxy:3128"}, "http://proxy:3128", id="of-the-environment"),
+        pytest.param({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "127.0.0.1"}, None, id="not-for-this-server"),
+        pytest.param({"HTTP_PROXY": "http://proxy:3128"}, None, id="for-another-scheme"),
+    ],
+)
+async def test_the_proxy_of_the_environment_is_taken_once(
+    api: ControlPlane, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], proxy: str | None
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name.lower(), value)
+    configuration, _ = await load(api.kubeconfig)
+    assert configuration.proxy == proxy
+    assert configuration.client_session_kwargs == {"trust_env": False}, "or it is looked for at every request"
