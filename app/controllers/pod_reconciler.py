@@ -33,6 +33,8 @@ _ORPHAN_SECONDS: Final = 60.0
 """For so long, an instance whose VirtualMachine is missing is taken for one that goes."""
 _PROGRESS_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 600.0
+_OF_ONE_VM: Final = 2
+"""Pods that an instance has while it migrates."""
 _AT_A_STRETCH: Final = 16
 """Pods that are looked at before reviews get their turn: about a millisecond."""
 
@@ -67,12 +69,14 @@ class RunningPolicies(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Written:
     """A write of which the watch has yet to tell: what it replaced, and the annotations that it left."""
 
     resource_version: str
     annotations: Mapping[str, str] | None
+    is_last_word: bool = True
+    """False as soon as there was reason to look at the pod again."""
 
 
 @dataclass(slots=True)
@@ -166,23 +170,28 @@ class PodReconciler:
     ) -> None:
         keys = pods_of(key, new)
         for pod in keys:
-            self._queue.add(pod, urgent=len(keys) == 1 and not store.replacing)
+            self._queue.add(pod, urgent=len(keys) <= _OF_ONE_VM and not store.replacing)
 
     def _pod_changed(self, key: Key, old: RunningPod | None, new: RunningPod | None) -> None:
         if new is not None and not self._is_echo(key, old, new):
             self._queue.add(key, urgent=not self._pods.replacing)
         if new is None or (old is not None and old.uid != new.uid):
-            self._written.pop(key, None)
-            self._failures.pop(key, None)
-            self._orphans.pop(key, None)
-            self._restraint.forget(key)
-            self._queue.forget(key)
-            self._reports.forget(key)
+            self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        self._written.pop(key, None)
+        self._failures.pop(key, None)
+        self._orphans.pop(key, None)
+        self._restraint.forget(key)
+        self._queue.forget(key)
+        self._reports.forget(key)
 
     def _is_echo(self, key: Key, old: RunningPod | None, new: RunningPod) -> bool:
         """Whether the watch brings what was just written here, and nothing else."""
         written = self._written.get(key)
-        if written is None or old is None or new.view != replace(old.view, annotations=written.annotations):
+        if written is None or not written.is_last_word or old is None:
+            return False
+        if new.view != replace(old.view, annotations=written.annotations):
             return False
         del self._written[key]
         return True
@@ -217,7 +226,9 @@ class PodReconciler:
         except Exception:  # an object that nobody foresaw must not end the work on all the others
             _log.exception("unexpected failure", extra={"pod": "/".join(key)})
             again = _LONGEST_PAUSE_SECONDS
-        if again:
+        if self._pods.get(*key) is None:
+            self._forget(key)  # it went while a request was under way
+        elif again:
             self._queue.add_later(key, again)
 
     async def _bring_in_line(self, key: Key) -> float | None:
@@ -250,16 +261,27 @@ class PodReconciler:
         """Decide about a pod; None where nothing is to be written."""
         if pod is None:
             return None
+        is_written = self._is_written(key, pod)
         vmi = recognise_running(pod.view, self._instances.get(pod.owner_uid), self._names)
         facts = None if isinstance(vmi, NotLauncher) else self._known(key, pod, vmi)
         if isinstance(vmi, NotLauncher) or facts is None:
             return None  # if it is because the owner is not known, that one's watch wakes us as soon as it is
         decision = self._decide(pod, vmi, facts)
         self._reports.decided(key, vmi, decision)
-        written = self._written.get(key)
-        if not decision.patch or (written and written.resource_version == pod.resource_version):
-            return None  # in line, or the watch has yet to bring what was just written
+        if is_written or not decision.patch:
+            return None
         return vmi, decision
+
+    def _is_written(self, key: Key, pod: RunningPod) -> bool:
+        """Whether this was just written to, and the watch has yet to bring what came of it; then it is looked at."""
+        written = self._written.get(key)
+        if written is None:
+            return False
+        if written.resource_version != pod.resource_version:
+            del self._written[key]
+            return False
+        written.is_last_word = False
+        return True
 
     def _known(self, key: Key, pod: RunningPod, vmi: OwnerReference) -> Facts | None:
         """What is known of the owner.
@@ -271,9 +293,11 @@ class PodReconciler:
         if facts is not None:
             self._orphans.pop(key, None)
             return facts
-        if time.monotonic() - self._orphans.setdefault(key, time.monotonic()) >= _ORPHAN_SECONDS:
+        now = time.monotonic()
+        left = self._orphans.setdefault(key, now) + _ORPHAN_SECONDS - now
+        if left <= 0:
             return self._facts.known(pod.view.namespace, vmi, is_orphan=True)
-        self._queue.add_later(key, _ORPHAN_SECONDS)
+        self._queue.add_later(key, left)
         return None
 
     def _decide(self, pod: RunningPod, vmi: OwnerReference, facts: Facts) -> Decision:
@@ -326,7 +350,8 @@ class PodReconciler:
 
     def _owner(self, key: Key) -> OwnerReference | None:
         pod = self._pods.get(*key)
-        return pod.view.controller if pod else None
+        vmi = recognise_running(pod.view, self._instances.get(pod.owner_uid), self._names) if pod else None
+        return vmi if isinstance(vmi, OwnerReference) else None  # not as the pod has it, where a tenant can write it
 
     def _pause(self, key: Key) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
@@ -337,12 +362,20 @@ class PodReconciler:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             self._restraint.prune()
+            self._look_at_what_came_unheard()
             self._tell_progress()
             if self._policies.running() is not self._policy:  # changes are heard of; the end of the grace is not
                 self._policy_changed()
             elif time.monotonic() - looked > PERIOD:
                 looked = time.monotonic()
                 self._look_at_all("time")
+
+    def _look_at_what_came_unheard(self) -> None:
+        """A list that brings a pod as it was before it was written to brings no change."""
+        for key, written in self._written.items():
+            pod = self._pods.get(*key)
+            if pod and pod.resource_version != written.resource_version:
+                self._queue.add(key)
 
     def _tell_progress(self) -> None:
         if self._round is None:
