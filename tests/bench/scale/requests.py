@@ -8,8 +8,8 @@ from tests.controlplane import ControlPlane
 _SAMPLE = re.compile(r"^apiserver_request_total\{([^}]*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
-# The server's own (its identity's Lease, its Services, priority and fairness), and the bench's. A watch counts only when
-# it ends, and the server itself has many.
+# The server's own (its identity's Lease, its Services, priority and fairness), and the bench's. A watch counts only
+# when it ends, and the server itself has many.
 _NOT_THE_PRODUCTS = re.compile(
     r"WATCH .*|PUT leases|APPLY .*|\S+ (services|endpoints|endpointslices|flowschemas|priority).*"
 )
