@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from app.controllers.events import EventRecorder
@@ -14,6 +14,7 @@ from app.controllers.policy_status import PolicyStatus
 from app.kube.client import KubeClient
 from app.kube.cluster import ClusterStores
 from app.kube.pods import RunningPod, launcher_reflector
+from app.kube.reflector import Reflector
 from app.kube.store import ObjectStore
 from app.settings import Settings
 
@@ -44,6 +45,12 @@ class Duties:
     metrics: DutyMetrics
     in_touch: Callable[[], bool]
     """Whether `stores` are complete and up to date."""
+    _watches: list[Reflector[Any]] = field(default_factory=list)
+
+    def note(self) -> str | None:
+        """Why running pods are not brought in line by this replica, which leads; None if they are, or it doesn't."""
+        troubles = (watch.describe() for watch in self._watches if not watch.synced or watch.store.stale)
+        return next(troubles, None)
 
     async def run(self) -> None:
         """Do the duties of one term, until cancelled."""
@@ -53,6 +60,7 @@ class Duties:
         agents = GuestAgents(
             pods, self.recorder, self.metrics.agents_missing, settings.names, grace=settings.agent_grace
         )
+        guests = agents.reflector(self.client)
         reports = PodReports(self.recorder, self.metrics)
         reconciler = PodReconciler(
             self.client,
@@ -74,9 +82,11 @@ class Duties:
             ends.callback(reports.close)
             self.metrics.show_backlog(lambda: reconciler.backlog)
             ends.callback(self.metrics.show_backlog, lambda: 0)
+            self._watches.extend((launchers, guests))
+            ends.callback(self._watches.clear)
             async with asyncio.TaskGroup() as group:
                 group.create_task(launchers.run())
-                group.create_task(agents.reflector(self.client).run())
+                group.create_task(guests.run())
                 group.create_task(self.recorder.run(self.client))
                 group.create_task(self.policy_status.run(self.client))
                 group.create_task(when_known(reconciler.run, agents.run))

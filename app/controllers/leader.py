@@ -70,6 +70,10 @@ class Leader:
         """Whether this replica leads at this moment, even if the process slept since it renewed the Lease."""
         return self._leads and self._clock() < self._until
 
+    def note(self) -> str | None:
+        """What is wrong with the Lease, so that nobody may be leading; None if nothing is."""
+        return self._trouble
+
     async def run(self, client: KubeClient, duties: Duties) -> None:
         """Campaign until cancelled; a watch through `client` shows at once when the Lease is released."""
         store: ObjectStore[LeaseView] = ObjectStore()

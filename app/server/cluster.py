@@ -97,6 +97,8 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
         notes={
             **{f"watch {reflector.title}": _stale(reflector) for reflector in (*reflectors, policy.reflector)},
             "policy": keeper.note,
+            "leader": leader.note,
+            "running pods": duties.note,
             "ca-bundle of validation": guard.problem,  # pods are well served without it
         },
         validators=validators(keeper, facts, settings),

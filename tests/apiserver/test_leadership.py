@@ -229,6 +229,42 @@ def test_vms_that_started_while_the_webhook_was_away_get_their_hooks(
     lead_to(installation, leader(installation))
 
 
+def notes(replica: Replica) -> dict[str, str]:
+    """What /readyz says beside its checks."""
+    lines = (line[4:].partition(": ") for line in replica.ops("/readyz")[1].splitlines() if line.startswith("[!] "))
+    return {name: note for name, _, note in lines}
+
+
+def test_an_installation_of_the_former_version_serves_reviews_and_says_what_it_lacks(
+    installation: Installation, client: Client, namespace: str
+) -> None:
+    role = client.get("clusterroles", "vm-consistency")
+    former = [rule for rule in role["rules"] if rule["resources"] not in (["pods"], ["events"])]
+    client.patch("clusterroles", "vm-consistency", {"rules": former})
+    client.delete("leases", "vm-consistency", NAMESPACE)
+    for replica in installation.replicas:
+        replica.process.stop()
+    [first, _] = installation.replicas
+    first.process.start()
+    lead_to(installation, first)
+    wait_for(lambda: "apply the manifests" in notes(first).get("leader", ""), what="the Lease to be missed")
+    client.create(make_vm("served", namespace, annotations={LEVEL: "crash"}))
+    assert decided(launcher_pod(client, "served", namespace)) == ("crash", "vm")
+
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+    client.create({**lease, "metadata": {"name": "vm-consistency", "namespace": NAMESPACE}})
+    wait_for(first.leads, what="the replica to lead")
+    wait_for(lambda: "403" in notes(first).get("running pods", ""), what="the permission to be missed")
+    assert "leader" not in notes(first)
+
+    client.patch("clusterroles", "vm-consistency", {"rules": role["rules"]})
+    client.patch("virtualmachines", "served", {"metadata": {"annotations": {LEVEL: None}}}, namespace)
+    name = launcher_pod(client, "served", namespace)["metadata"]["name"]
+    wait_for(lambda: decided(client.get("pods", name, namespace))[0] == "filesystem", 60, what="its work")
+    assert "running pods" not in notes(first)
+    installation.replicas[1].process.start()
+
+
 @pytest.fixture
 def namespace(client: Client, request: pytest.FixtureRequest) -> str:
     name = f"lead-{abs(hash(request.node.name)) % 10**8}"
