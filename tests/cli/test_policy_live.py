@@ -261,7 +261,7 @@ class TestWhatStandsOnThePodNow:
         row, trouble, summary = cluster.check(FILESYSTEM).stdout.splitlines()[2:]
 
         assert row.split()[3:] == ["none", "untouched", "-"]
-        assert trouble.startswith("    hooks left as they are: the pod's annotations would exceed")
+        assert trouble.startswith("    hooks are missing: the pod's annotations would exceed")
         assert summary == "0 of 1 VMs would change; after that: 1 untouched"
 
     def test_a_vm_of_a_rule_that_keeps_hands_off(self, cluster: Cluster) -> None:
