@@ -71,9 +71,9 @@ class RunningPolicies(Protocol):
 
 @dataclass(slots=True)
 class _Written:
-    """A write of which the watch has yet to tell: what it replaced, and the annotations that it left."""
+    """A write of which the watch has yet to tell: what it replaced or is known of that, and what it left."""
 
-    resource_version: str
+    resource_versions: frozenset[str]
     annotations: Mapping[str, str] | None
     is_last_word: bool = True
     """False as soon as there was reason to look at the pod again."""
@@ -277,7 +277,7 @@ class PodReconciler:
         written = self._written.get(key)
         if written is None:
             return False
-        if written.resource_version != pod.resource_version:
+        if pod.resource_version not in written.resource_versions:
             del self._written[key]
             return False
         written.is_last_word = False
@@ -301,14 +301,18 @@ class PodReconciler:
         return None
 
     def _decide(self, pod: RunningPod, vmi: OwnerReference, facts: Facts) -> Decision:
-        # What carries no record of ours is new to us, and new pods wait for no grace.
-        known = is_intact(pod.view.annotations or {})
-        state = self._policies.running() if known else self._policies.current()
-        return decide_running(pod.view, vmi, facts, state, self._names)
+        running, current = self._policies.running(), self._policies.current()
+        decision = decide_running(pod.view, vmi, facts, current, self._names)
+        # What carries no record of ours is new to us, and new pods wait for no grace; nor are they, once they are
+        # decided, taken back to a policy that was deleted before they came.
+        if running is current or not decision.patch or not is_intact(pod.view.annotations or {}):
+            return decision
+        return decide_running(pod.view, vmi, facts, running, self._names)
 
     async def _write(self, key: Key, pod: RunningPod, decision: Decision) -> ApiError | None:
         """Patch the pod; returns why not if it may not be what was decided on any more."""
         guard = {"op": "test", "path": "/metadata/resourceVersion", "value": pod.resource_version}
+        held = self._pods.get(*key) or pod
         try:
             path = PODS.object(key[1], key[0])
             await self._client.patch_unread(path, [guard, *decision.patch])
@@ -318,7 +322,7 @@ class PodReconciler:
             return error
         self._gate.succeeded()
         self._failures.pop(key, None)
-        self._written[key] = _Written(pod.resource_version, decision.annotations)
+        self._written[key] = _Written(frozenset((held.resource_version, pod.resource_version)), decision.annotations)
         self._restraint.wrote(key)
         self.writes += 1
         return None
@@ -374,7 +378,7 @@ class PodReconciler:
         """A list that brings a pod as it was before it was written to brings no change."""
         for key, written in self._written.items():
             pod = self._pods.get(*key)
-            if pod and pod.resource_version != written.resource_version:
+            if pod and pod.resource_version not in written.resource_versions:
                 self._queue.add(key)
 
     def _tell_progress(self) -> None:

@@ -55,12 +55,17 @@ class PodReports:
         self._recorder, self._metrics = recorder, metrics
         self._standing: dict[Key, _Standing] = {}
         self._shared: dict[_Standing, _Standing] = {}
+        self._troubled: dict[Key, str] = {}
         self._troubles: set[str] = set()
 
     def decided(self, key: Key, vmi: OwnerReference, decision: Decision) -> None:
         """Take note of what a pod should carry."""
         if decision.trouble:
-            self.not_written(key, vmi, decision.trouble)
+            if self._troubled.get(key) != decision.trouble:
+                self._troubled[key] = decision.trouble
+                self.not_written(key, vmi, decision.trouble)
+            return
+        self._troubled.pop(key, None)
         if decision.action is Action.NONE and decision.level is None:
             return  # nothing was decided: what was known stands
         source = (decision.decided_by or "").partition("/")[0]
@@ -79,9 +84,10 @@ class PodReports:
 
     def wrote(self, pod: RunningPod, vmi: OwnerReference, decision: Decision) -> None:
         """Tell that a pod was written to, and why that was needed."""
-        if decision.trouble:
-            return  # which `decided` has told
         before = pod.view.annotations or {}
+        if decision.trouble:  # which `decided` has told
+            self._metrics.pod_written("changed" if is_intact(before) else "overwritten")
+            return
         where = about(pod.view.namespace, vmi)
         reason = "missing"
         if is_intact(before):
@@ -115,11 +121,12 @@ class PodReports:
 
     def forget(self, key: Key) -> None:
         """The pod is gone."""
+        self._troubled.pop(key, None)
         self._count(self._standing.pop(key, None), -1)
 
     def close(self) -> None:
         """Somebody else counts the pods from now on."""
-        for key in list(self._standing):
+        for key in {*self._standing, *self._troubled}:
             self.forget(key)
 
     def _count(self, standing: _Standing | None, change: int) -> None:

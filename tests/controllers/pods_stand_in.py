@@ -131,6 +131,7 @@ class Cluster:
         self.annotate_namespace()
         self.reports = PodReports(self.recorder, self.metrics)
         self.in_touch = True
+        self.facts = StoreFacts(client, self.stores, 1.0)
         self.reconciler = self.make_reconciler(client)
 
     def make_reconciler(self, client: KubeClient, *, per_second: float = 0, concurrency: int = 4) -> PodReconciler:
@@ -139,7 +140,7 @@ class Cluster:
             client,
             self.api.pods,
             self.stores,
-            StoreFacts(client, self.stores, 1.0),
+            self.facts,
             self.keeper,
             self.reports,
             lambda: self.in_touch,

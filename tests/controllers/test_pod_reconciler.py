@@ -1,13 +1,28 @@
 """When a running pod is looked at, what becomes of a write, and what the reconciler remembers."""
 
 import asyncio
+import logging
 from typing import Any, cast
 
 import pytest
 
-from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, LEVEL, PRE
-from app.core.record import is_intact
+from app.controllers.policy_keeper import PolicyKeeper
+from app.core.constants import (
+    DECIDED_BY,
+    EFFECTIVE_LEVEL,
+    HOOKS_DIGEST,
+    KUBEVIRT_HOOK_KEYS,
+    LEVEL,
+    MANAGED,
+    MAX_ANNOTATIONS_BYTES,
+    PRE,
+    RECORD_KEYS,
+)
+from app.core.objects import Facts, OwnerReference
+from app.core.policy import PolicyState
+from app.core.record import digest, is_intact
 from app.kube.client import ApiError, ApiUnavailable, KubeClient, KubeError
+from app.kube.store import ObjectStore
 from tests.controllers.no_time import in_no_time
 from tests.controllers.pods_stand_in import Cluster, rest
 from tests.factories import NAMESPACE, make_policy
@@ -37,6 +52,7 @@ def remembered(cluster: Cluster) -> dict[str, int]:
         "taken": queue._taken,
         "again": queue._again,
         "standing": reports._standing,
+        "troubled": reports._troubled,
     }
     return {name: len(one) for name, one in kept.items() if one}
 
@@ -404,6 +420,392 @@ class TestFailures:
             cluster.in_touch = True
             await rest(1)
             assert decided(cluster, path) == ("crash", "default")
+
+
+class TestPolicies:
+    """Which policy holds for pods that run already, and when."""
+
+    @in_no_time
+    async def test_policy_that_nobody_has_read_yet_touches_nothing(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        cluster.start_vm("db", policy=None)
+        cluster.start_vm("web", policy=ON_CRASH)
+        cluster.keeper._state = PolicyState()  # as it is after a start
+        async with cluster.leads():
+            await rest(700)
+        assert cluster.api.requests == []
+        assert cluster.shown("pods") == {}
+
+    @in_no_time
+    async def test_invalid_policy_touches_nothing_and_the_next_good_one_everything(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        cluster.start_vm("db", policy=None)
+        path = cluster.start_vm("web", policy=ON_CRASH)
+        cluster.keeper = PolicyKeeper(lambda *_: None, clock=asyncio.get_running_loop().time)
+        cluster.keeper.read("broken")
+        reconciler = cluster.make_reconciler(cast("KubeClient", cluster.api))
+        async with cluster.leads(reconciler):
+            await rest(700)
+            assert cluster.api.requests == []
+            cluster.set_policy(**FILESYSTEM)
+            await rest()
+            assert decided(cluster, path) == ("filesystem", "default")
+            assert sorted(cluster.api.patches) == ["db", "web"]
+
+    @in_no_time
+    async def test_last_good_policy_holds_for_new_and_running_pods(self) -> None:
+        cluster = Cluster(CRASH)
+        running = cluster.start_vm("db", policy=ON_FILESYSTEM)
+        cluster.keeper.read("broken")
+        async with cluster.leads():
+            new = cluster.start_vm("web", policy=None)
+            await rest()
+            assert decided(cluster, running) == decided(cluster, new) == ("crash", "default")
+
+    @in_no_time
+    async def test_a_deleted_policy_holds_for_pods_that_have_it_until_the_grace_is_over(self) -> None:
+        cluster = Cluster(CRASH)
+        running = cluster.start_vm("db", policy=ON_CRASH)
+        async with cluster.leads():
+            cluster.keeper.absent()
+            await rest(295)
+            assert cluster.api.requests == []
+            await rest(10)
+            assert decided(cluster, running) == ("filesystem", "built-in")
+        assert cluster.api.patches == ["db"]
+
+    @in_no_time
+    async def test_new_pods_get_the_built_in_default_during_the_grace_and_keep_it(self) -> None:
+        cluster = Cluster(CRASH)
+        async with cluster.leads():
+            cluster.keeper.absent()
+            by_webhook, missed = cluster.start_vm("db"), cluster.start_vm("web", policy=None)
+            await rest(250)
+            assert decided(cluster, by_webhook) == decided(cluster, missed) == ("filesystem", "built-in")
+            await rest(500)
+        assert cluster.api.patches == ["web"]
+
+    @in_no_time
+    async def test_an_edit_during_the_grace_is_put_right_as_new_pods_are(self) -> None:
+        cluster = Cluster(CRASH)
+        path = cluster.start_vm("db", policy=ON_CRASH)
+        async with cluster.leads():
+            cluster.keeper.absent()
+            await rest()
+            cluster.write(path, {EFFECTIVE_LEVEL: "application"})
+            await rest(1000)
+            assert decided(cluster, path) == ("filesystem", "built-in")
+        assert cluster.api.patches == ["db"]
+
+    @in_no_time
+    async def test_an_annotation_during_the_grace_takes_effect_at_once(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        path = cluster.start_vm("db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            cluster.keeper.absent()
+            await rest()
+            cluster.annotate_vm("db", ASKS_FOR_CRASH)
+            await rest()
+            assert decided(cluster, path) == ("crash", "vm")
+            cluster.annotate_vm("db")
+            await rest()
+            assert decided(cluster, path) == ("filesystem", "default"), "the deleted policy, for now"
+
+    @in_no_time
+    async def test_a_policy_that_comes_back_the_same_writes_nothing(self) -> None:
+        cluster = Cluster(CRASH)
+        cluster.start_vm("db", policy=ON_CRASH)
+        async with cluster.leads():
+            cluster.keeper.absent()
+            await rest(100)
+            cluster.set_policy(**CRASH)
+            await rest(1000)
+        assert cluster.api.requests == []
+
+    @in_no_time
+    async def test_audit_counts_and_writes_nothing(self) -> None:
+        cluster = Cluster({**CRASH, "mode": "audit"})
+        cluster.start_vm("db", policy=ON_FILESYSTEM)
+        cluster.start_vm("web", policy=None)
+        async with cluster.leads():
+            await rest(700)
+        assert cluster.api.requests == []
+        assert cluster.shown("pods") == {("crash", "default"): 2}
+
+    @in_no_time
+    async def test_a_vm_that_is_taken_out_is_handed_back_once(self) -> None:
+        allow = {"default": {"level": "filesystem", "allow": ["filesystem", "unmanaged"]}}
+        cluster = Cluster(allow)
+        path = cluster.start_vm("db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            cluster.annotate_vm("db", {MANAGED: "false"})
+            await rest()
+            handed_back = cluster.annotations(path)
+            assert not {*RECORD_KEYS} & handed_back.keys()
+            assert set(KUBEVIRT_HOOK_KEYS) <= handed_back.keys()
+            cluster.write(path, {PRE + "timeout": "1s"})
+            await rest(700)
+            assert cluster.annotations(path)[PRE + "timeout"] == "1s", "not ours any more"
+        assert cluster.api.patches == ["db"]
+        assert cluster.shown("pods") == {("unmanaged", "vm"): 1}
+        assert cluster.metric("reconcile_writes_total", reason="handed-back") == 1
+
+    @in_no_time
+    async def test_a_forged_record_is_put_right(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        path = cluster.start_vm("db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            forged = {**cluster.annotations(path), PRE + "command": '["/bin/sh"]', DECIDED_BY: "vm\n" + "x" * 5000}
+            cluster.write(path, {**forged, HOOKS_DIGEST: digest(forged)})
+            assert is_intact(cluster.annotations(path))
+            await rest()
+            assert decided(cluster, path) == ("filesystem", "default")
+            assert cluster.annotations(path)[PRE + "command"] != '["/bin/sh"]'
+        assert cluster.api.patches == ["db"]
+
+    @in_no_time
+    async def test_a_pod_without_room_loses_the_wrong_hooks_and_that_is_told_once(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        path = cluster.start_vm("db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            kept = {key: text for key, text in cluster.annotations(path).items() if key not in RECORD_KEYS}
+            room = MAX_ANNOTATIONS_BYTES - sum(len(key) + len(text) for key, text in kept.items())
+            notes = "x" * (room - 100)
+            cluster.write(path, {PRE + "command": "[]", "notes": notes, **dict.fromkeys(RECORD_KEYS)})
+            await rest(3000)
+            left = cluster.annotations(path)
+            assert PRE + "command" not in left
+            assert left["notes"] == notes
+            assert cluster.shown("pods") == {("filesystem", "default"): 1}, "what it should carry"
+            cluster.api.remove(path)
+            await rest()
+            assert remembered(cluster) == {}
+        assert cluster.api.patches == ["db"]
+        assert cluster.recorder.reasons == ["HooksNotWritten"]
+        assert cluster.metric("reconcile_writes_total", reason="failed") == 1
+        assert cluster.metric("reconcile_writes_total", reason="overwritten") == 1
+
+
+class TestOwners:
+    """An owner that is not there yet, or not any more."""
+
+    @in_no_time
+    async def test_nothing_is_decided_before_the_vm_is_known(self) -> None:
+        cluster = Cluster(CRASH)
+        cluster.start_instance("db")
+        path = cluster.start_pod("db", "db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            await rest(55)
+            assert cluster.api.requests == []
+            cluster.annotate_vm("db", {LEVEL: "filesystem"})
+            await rest(700)
+        assert decided(cluster, path) == ("filesystem", "vm")
+        assert cluster.api.patches == ["db"]
+        assert remembered(cluster).get("orphans") is None
+
+    @in_no_time
+    async def test_an_instance_whose_vm_stays_away_is_decided_without_it(self) -> None:
+        cluster = Cluster(CRASH)
+        cluster.start_instance("db")
+        path = cluster.start_pod("db", "db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            await rest(58)
+            assert cluster.api.requests == []
+            await rest(2)
+            assert decided(cluster, path) == ("crash", "default")
+
+    @in_no_time
+    async def test_a_vm_that_comes_late_decides_after_all(self) -> None:
+        cluster = Cluster(CRASH)
+        cluster.start_instance("db")
+        path = cluster.start_pod("db", "db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            await rest(70)
+            cluster.annotate_vm("db", {LEVEL: "filesystem"})
+            await rest()
+            assert decided(cluster, path) == ("filesystem", "vm")
+
+    @in_no_time
+    async def test_a_vm_that_is_deleted_changes_nothing_while_its_pods_follow(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        path = cluster.start_vm("db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            cluster.annotate_vm("db", ASKS_FOR_CRASH)
+            await rest()
+            cluster.stores.machines.put((NAMESPACE, "db"), None)
+            await rest(20)
+            cluster.stores.instances.put((NAMESPACE, "db"), None)
+            await rest(20)
+            cluster.api.remove(path)
+            await rest(200)
+        assert cluster.api.patches == ["db"]
+        assert remembered(cluster) == {}
+
+    @in_no_time
+    async def test_the_pod_of_an_instance_that_is_gone_is_left_alone(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        cluster.start_vm("db", policy=ON_FILESYSTEM)
+        cluster.start_pod("stranger", "nobody", policy=None)
+        async with cluster.leads():
+            cluster.start_instance("db", uid="the-next-one")
+            cluster.set_policy(**CRASH)
+            await rest(1000)
+        assert cluster.api.requests == []
+
+    @in_no_time
+    async def test_an_instance_that_comes_after_its_pod_wakes_it(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        cluster.annotate_vm("db")
+        path = cluster.start_pod("db", "db", policy=None)
+        async with cluster.leads():
+            assert cluster.api.requests == []
+            cluster.start_instance("db")
+            await rest()
+            assert decided(cluster, path) == ("filesystem", "default")
+
+
+class TestLife:
+    """Surprises, the end of a term, and what is kept meanwhile."""
+
+    @in_no_time
+    async def test_pods_that_come_and_go_leave_nothing_behind(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        cluster.annotate_namespace(**{LEVEL: "nonsense"})
+        async with cluster.leads():
+            for term in range(20):
+                paths = [cluster.start_vm(f"vm-{term}-{number}", policy=None) for number in range(10)]
+                cluster.annotate_vm(f"vm-{term}-0", {LEVEL: "nonsense"})
+                cluster.start_instance("orphan")
+                paths.append(cluster.start_pod(f"orphan-{term}", "orphan", policy=None))
+                refusing(cluster, paths[1].rpartition("/")[2], ApiError(403, "Forbidden", "no"))
+                await rest(3)
+                assert remembered(cluster)["standing"] == 10
+                for path in paths:
+                    cluster.api.remove(path)
+                    name = path.rpartition("/")[2]
+                    cluster.stores.machines.put((NAMESPACE, name), None)
+                    cluster.stores.instances.put((NAMESPACE, name), None)
+                await rest()
+                assert remembered(cluster) == {}
+            assert cluster.shown("pods") == cluster.shown("pods_refused") == {}
+            assert len(cluster.reports._shared) <= 2
+            assert len(cluster.reports._troubles) <= 2
+
+    @in_no_time
+    async def test_pods_at_rest_take_no_memory_but_their_standing(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        for number in range(30):
+            cluster.start_vm(f"vm-{number}", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            cluster.set_policy(**CRASH)
+            await rest(700)
+            assert remembered(cluster) == {"standing": 30}
+
+    @in_no_time
+    async def test_a_pod_that_goes_while_it_is_written_to_leaves_nothing_behind(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        path = cluster.start_vm("db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            cluster.api.before["patch"] = lambda: cluster.api.pods.put((NAMESPACE, "db"), None)
+            cluster.api.lag = None
+            cluster.set_policy(**CRASH)
+            await rest()
+            assert cluster.api.requests == [("patch", path)]
+            assert remembered(cluster) == {}
+            assert cluster.shown("pods") == {}
+
+    @in_no_time
+    async def test_a_pod_that_nobody_foresaw_does_not_end_the_work(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        odd, path = cluster.start_vm("odd", policy=ON_FILESYSTEM), cluster.start_vm("db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            cluster.api.objects[odd]["metadata"] = {"resourceVersion": "0", "name": "odd", "namespace": NAMESPACE}
+            cluster.set_policy(**CRASH)
+            await rest(2000)
+            assert decided(cluster, path) == ("crash", "default")
+        assert cluster.api.patches.count("odd") <= 6
+
+    @in_no_time
+    async def test_facts_that_can_not_be_told_do_not_end_the_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cluster = Cluster(FILESYSTEM)
+        paths = [cluster.start_vm(name, policy=ON_FILESYSTEM) for name in ("odd", "db")]
+        known = cluster.facts.known
+
+        def surprising(namespace: str, vmi: OwnerReference, *, is_orphan: bool = False) -> Facts | None:
+            if vmi.name == "odd":
+                raise ZeroDivisionError
+            return known(namespace, vmi, is_orphan=is_orphan)
+
+        monkeypatch.setattr(cluster.facts, "known", surprising)
+        async with cluster.leads():
+            cluster.set_policy(**CRASH)
+            await rest()
+            assert decided(cluster, paths[1]) == ("crash", "default")
+            monkeypatch.undo()
+            await rest(700)
+            assert decided(cluster, paths[0]) == ("crash", "default")
+
+    @in_no_time
+    async def test_the_end_of_a_term_leaves_no_task_subscription_or_timer(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        for number in range(20):
+            cluster.start_vm(f"vm-{number}", policy=None)
+        cluster.start_instance("orphan")
+        cluster.start_pod("orphan", "orphan")
+        refusing(cluster, "vm-3", ApiError(403, "Forbidden", "no"))
+        tasks = asyncio.all_tasks()
+        async with cluster.leads():
+            await rest()
+            assert len(asyncio.all_tasks()) > len(tasks)
+            assert remembered(cluster)["timers"] == 2
+        stores = cluster.stores
+        for store in (cluster.api.pods, stores.namespaces, stores.instances, stores.machines, stores.kubevirts):
+            assert cast("ObjectStore[object]", store)._callbacks == []
+        assert cluster.keeper._listeners == []
+        assert asyncio.all_tasks() == tasks
+        assert not cluster.reconciler._queue._timers
+        cluster.set_policy(**CRASH)
+        sent = len(cluster.api.requests)
+        await rest(1000)
+        assert len(cluster.api.requests) == sent
+
+    @in_no_time
+    async def test_terms_amidst_a_change_lose_and_repeat_nothing(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        paths = [cluster.start_vm(f"vm-{number}", policy=ON_FILESYSTEM) for number in range(60)]
+        cluster.set_policy(**CRASH)
+        for _ in range(4):
+            async with cluster.leads(cluster.make_reconciler(cast("KubeClient", cluster.api), per_second=10)):
+                await rest(1)
+        async with cluster.leads():
+            pass
+        assert {decided(cluster, path) for path in paths} == {("crash", "default")}
+        assert len(cluster.api.patches) == 60
+
+    @in_no_time
+    async def test_progress_is_told(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "vm-consistency.reconciler")
+        cluster = Cluster(FILESYSTEM)
+        for number in range(100):
+            cluster.start_vm(f"vm-{number}", policy=ON_FILESYSTEM)
+        cluster.start_vm("refused", policy=ON_FILESYSTEM)
+        refusing(cluster, "refused", ApiError(403, "Forbidden", "no"))
+        reconciler = cluster.make_reconciler(cast("KubeClient", cluster.api), per_second=6)
+        async with cluster.leads(reconciler):
+            await rest(700)
+            assert caplog.messages == [], "nothing was to be done"
+            cluster.set_policy(**CRASH)
+            await rest(30)
+        told = [vars(record) for record in caplog.records if "in line" in record.message]
+        under_way, (end,) = told[:-1], [one for one in told if "seconds" in one]
+        assert [one["message"] for one in under_way if "seconds" not in one].count("bringing pods in line") >= 2
+        first = under_way[0]
+        assert (first["why"], first["pods"]) == ("policy changed", 101)
+        assert 20 <= first["written"] <= 50
+        assert first["left"] + first["written"] in range(95, 103)
+        assert end["message"] == "pods are in line, except those that can't be written"
+        assert (end["written"], end["left"], end["failing"]) == (100, 0, 1)
+        assert 15 <= end["seconds"] <= 19
 
 
 def refusing(cluster: Cluster, name: str, error: KubeError) -> None:
