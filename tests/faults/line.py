@@ -1,4 +1,4 @@
-"""A TCP line to the API server that a test cuts, closes, and counts the calls of."""
+"""A TCP line to the API server that a test cuts, closes or silences, and counts the calls of."""
 
 import socket
 import threading
@@ -16,6 +16,8 @@ class Line:
         """How often somebody tried to connect."""
         self.closed = threading.Event()
         """While it is set, callers are hung up on."""
+        self._audible = threading.Event()
+        self._audible.set()
         self._listener = socket.create_server((_LOOPBACK, 0))
         self.port: int = self._listener.getsockname()[1]
         self._lock, self._sockets = threading.Lock(), list[socket.socket]()
@@ -28,9 +30,18 @@ class Line:
         for one in sockets:
             _hang_up(one)
 
+    def go_silent(self) -> None:
+        """Keep back whatever is sent, in both directions."""
+        self._audible.clear()
+
+    def deliver(self) -> None:
+        """Deliver what was kept back, and go on."""
+        self._audible.set()
+
     def end(self) -> None:
         """Stop for good."""
         self.closed.set()
+        self.deliver()
         _hang_up(self._listener)
         self.cut()
 
@@ -52,15 +63,16 @@ class Line:
         with self._lock:
             self._sockets += [near, far]
         for source, sink in ((near, far), (far, near)):
-            threading.Thread(target=_carry, args=(source, sink), daemon=True).start()
+            threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
 
-
-def _carry(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    _hang_up(source)
-    _hang_up(sink)
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                self._audible.wait()
+                sink.sendall(data)
+        self._audible.wait()
+        _hang_up(source)
+        _hang_up(sink)
 
 
 def _hang_up(one: socket.socket) -> None:

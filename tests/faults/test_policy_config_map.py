@@ -59,9 +59,9 @@ def test_deleted_for_good(cluster: Installation, fleet: Fleet, replicas: tuple[R
 
 
 def restart(replicas: tuple[Replica, Replica], standing: str) -> None:
-    """Kill both, start them, and wait until they have read the policy and one of them leads."""
+    """Stop both, start them, and wait until they have read the policy and one of them leads."""
     for replica in replicas:
-        replica.process.kill()
+        replica.process.stop()
     for replica in replicas:
         replica.process.launch()
     for replica in replicas:

@@ -12,6 +12,8 @@ from tests.installation import NAME, NAMESPACE, Installation, Replica
 
 pytestmark = pytest.mark.usefixtures("well")
 
+UNDER_WAY = 8
+"""Requests at once, as the product is set by default."""
 GROUP = "flowcontrol.apiserver.k8s.io/v1"
 LEVELS, SCHEMAS = "prioritylevelconfigurations", "flowschemas"
 REJECTED = "apiserver_flowcontrol_rejected_requests_total"
@@ -65,10 +67,6 @@ def squeezed(cluster: Installation, fleet: Fleet) -> Iterator[Client]:
             client.delete(plural, "squeezed")
 
 
-def seats(client: Client, shares: int) -> None:
-    client.patch(LEVELS, "squeezed", {"spec": {"limited": {"nominalConcurrencyShares": shares}}})
-
-
 def rejected(cluster: Installation) -> float:
     return cluster.cp.metric(REJECTED, priority_level="squeezed")
 
@@ -83,25 +81,8 @@ def test_few_seats_slow_a_change_down_and_do_not_stop_it(
     ledger, started = Ledger(cluster.cp), time.monotonic()
     cluster.change_policy(policy(93))
     fleet.right(fleet.frozen(93), 120)
-    print(f"all right after {time.monotonic() - started:.1f} s, {rejected(cluster):.0f} rejected; {ledger}")
+    took = time.monotonic() - started
+    print(f"all right after {took:.1f} s, {rejected(cluster):.0f} rejected; {ledger}")
     assert max(ledger.writes().values()) == 1
     assert ledger.lost_races() == 0
-    assert ledger.answers()[429] <= 2 * len(fleet.members)
-
-
-def test_no_seat_at_all_for_a_while(cluster: Installation, fleet: Fleet, squeezed: Client, leader: Replica) -> None:
-    earlier = rejected(cluster)
-    seats(squeezed, 0)
-    wait_for(lambda: rejected(cluster) > earlier, what="the Lease's renewal to be rejected")
-    ledger, before = Ledger(cluster.cp), rejected(cluster)
-    cluster.change_policy(policy(94))
-    time.sleep(6)  # the length of the famine
-    turned_away = rejected(cluster) - before
-    assert ledger.writes() == {}
-    assert turned_away <= 80, "Retry-After is heeded"
-    for plural in (SCHEMAS, LEVELS):
-        squeezed.delete(plural, "squeezed")
-    back = time.monotonic()
-    fleet.right(fleet.frozen(94))
-    print(f"{turned_away:.0f} rejected in 6 s; all right {time.monotonic() - back:.1f} s after that; {ledger}")
-    assert max(ledger.writes().values()) == 1
+    assert 0 < ledger.answers()[429] <= UNDER_WAY * (took + 1), "Retry-After asks for a second at least"

@@ -109,7 +109,7 @@ def test_one_namespace_is_refused(
         assert [text in line["error"] for line in lines] == [True], "once, not for every pod"
 
         _takes_effect_soon(client)
-        time.sleep(4)  # in which a tight loop would show
+        time.sleep(3)  # in which a tight loop would show
         tries = sum(ledger.answers().values()) - sum(ledger.writes().values())
         assert tries <= 5 * len([member for member in fleet.members if member[0] == REFUSED])
         assert not any(namespace == REFUSED for namespace, _ in ledger.writes())
