@@ -71,7 +71,7 @@ class GuestAgents:
     async def run(self) -> None:
         """Look every few seconds, until cancelled."""
         index = PodIndex(self._pods)
-        told: set[Key] = set()
+        told: set[str] = set()
         try:
             while True:
                 told = self.look(index, told)
@@ -80,17 +80,17 @@ class GuestAgents:
             index.close()
             self._gauge(0)
 
-    def look(self, index: PodIndex, told: set[Key]) -> set[Key]:
-        """Tell of those that lack their agent and are not among `told`; returns all that lack it."""
+    def look(self, index: PodIndex, told: set[str]) -> set[str]:
+        """Tell of those that lack their agent and are not among `told`; returns the UIDs of all that lack it."""
         due = self._clock() - self._grace
-        lacking: set[Key] = set()
+        lacking: set[str] = set()
         for key, since in self._without.items():
             found = self._to_be_frozen(index, key) if since <= due else None
             if found is None:
                 continue
-            lacking.add(key)
-            if key not in told:
-                level, vmi = found
+            level, vmi = found
+            lacking.add(vmi.uid)
+            if vmi.uid not in told:
                 message = (
                     f"level {level} is asked for, but the guest agent is not connected: no backup freezes this guest"
                 )
@@ -109,7 +109,9 @@ class GuestAgents:
                 return level, OwnerReference(f"{names.api_group}/v1", names.instance_kind, key[1], held.uid)
         return None
 
-    def _changed(self, key: Key, _: Guest | None, new: Guest | None) -> None:
+    def _changed(self, key: Key, old: Guest | None, new: Guest | None) -> None:
+        if old is not None and new is not None and old.uid != new.uid:
+            self._without.pop(key, None)  # another guest, which is booting
         if new is not None and new.is_running and not new.has_agent:
             self._without.setdefault(key, self._clock())
         else:
