@@ -52,6 +52,7 @@ def _results(**changed: Any) -> ScaleResults:
 
     figures: dict[str, Any] = {
         "ready": [9.0, 1.0, 12.0],
+        "ready_cpu": [2.0],
         "idle": [100.0],
         "leading": [151.0],
         "flipped": [160.0],

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.bench.clocks import peak, resident
+from tests.bench.clocks import cpu_seconds, peak, resident
 from tests.bench.scale.admission import creations
 from tests.bench.scale.convergence import Convergence, by_bare_client, by_product, check_in_line, written
 from tests.bench.scale.requests import answered, since
@@ -49,6 +49,8 @@ class ScaleResults:
     pods: int
     plan: ScalePlan
     ready: list[float] = field(default_factory=list)
+    ready_cpu: list[float] = field(default_factory=list)
+    """CPU time of the product until then, in seconds."""
     idle: list[float] = field(default_factory=list)
     """Resident when ready and not leading."""
     leading: list[float] = field(default_factory=list)
@@ -107,7 +109,8 @@ def _started(stage: ScaleStage, replica: Replica, results: ScaleResults) -> None
     started = time.monotonic()
     replica.process.start()
     results.ready.append(time.monotonic() - started)
-    say(f"ready after {results.ready[-1]:.2f} s")
+    results.ready_cpu.append(cpu_seconds(replica.process.pid))
+    say(f"ready after {results.ready[-1]:.2f} s, {results.ready_cpu[-1]:.2f} s of CPU time")
 
 
 def _round_of_bare_client(stage: ScaleStage, results: ScaleResults) -> None:

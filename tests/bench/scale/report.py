@@ -42,7 +42,7 @@ def table(results: ScaleResults) -> str:
     lines = [
         f"{results.pods:,} Namespaces, VirtualMachines, instances and launcher pods ({plan.rounds} rounds)",
         "",
-        f"Start to ready: {_list(results.ready)} s.  "
+        f"Start to ready: {_list(results.ready)} s, CPU time {_list(results.ready_cpu)} s.  "
         f"A look at every pod: {_list(look.seconds for look in results.looks_at_change)} s.",
         f"Resident: idle {_list(results.idle)} MB, as the leader {_list(results.leading)} MB, "
         f"after the convergences below {_list(results.flipped)} MB, at most {_list(results.peaks)} MB.",
