@@ -8,7 +8,7 @@ from tests.bench.recording import NAMESPACE
 from tests.bench.scale.sender import Request, Sent
 from tests.bench.scale.stage import ScaleStage
 
-RATE = 40.0
+RATE = 20.0
 """Pods per second: of a large cluster whose nodes are drained."""
 
 
