@@ -1,7 +1,7 @@
 """What the leading replica does beside answering reviews."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -74,9 +74,9 @@ class Duties:
             concurrency=settings.reconcile_concurrency,
         )
 
-        async def when_known(*tasks: Callable[[], Any]) -> None:
+        async def when_known(task: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await launchers.wait_synced()
-            await asyncio.gather(*(task() for task in tasks))
+            await task()
 
         with ExitStack() as ends:
             ends.callback(reports.close)
@@ -89,4 +89,5 @@ class Duties:
                 group.create_task(guests.run())
                 group.create_task(self.recorder.run(self.client))
                 group.create_task(self.policy_status.run(self.client))
-                group.create_task(when_known(reconciler.run, agents.run))
+                group.create_task(when_known(reconciler.run))
+                group.create_task(when_known(agents.run))

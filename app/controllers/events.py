@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Literal, Protocol
 
-from app.controllers.occurrence import ObjectRef, Occurrence, digest
+from app.controllers.occurrence import Budgets, ObjectRef, Occurrence, digest
 from app.core.text import one_line
 from app.kube.client import ApiError, Json, KubeError
 
@@ -81,6 +81,7 @@ class EventRecorder:
         self._later: list[tuple[float, int, Occurrence]] = []
         self._order = itertools.count()
         self._suppressed: Counter[str] = Counter()
+        self._budgets = Budgets(clock)
         self._failures = 0
         self._complaints: dict[str, float] = {}
         self._woken = asyncio.Event()
@@ -130,7 +131,8 @@ class EventRecorder:
 
     def _enqueue(self, entry: Occurrence, due: float) -> None:
         is_due = due <= self._clock()
-        if len(self._ready if is_due else self._later) >= self._max_waiting:
+        is_too_much = len(self._ready if is_due else self._later) >= self._max_waiting
+        if is_too_much or not (entry.is_known or self._budgets.spend(entry.about.uid)):
             self._suppressed[entry.reason] += 1
             self._on_result(entry.reason, "dropped")
             return

@@ -20,6 +20,8 @@ from app.kube.store import Key, ObjectStore
 GUEST_AGENT_NOT_CONNECTED: Final = "GuestAgentNotConnected"
 
 _TICK_SECONDS: Final = 5.0
+_TOLD_AT_ONCE: Final = 50
+_LOOKED_AT_AT_A_STRETCH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +76,39 @@ class GuestAgents:
         told: set[str] = set()
         try:
             while True:
-                told = self.look(index, told)
+                told = await self.look(index, told)
                 await asyncio.sleep(_TICK_SECONDS)
         finally:
             index.close()
             self._gauge(0)
 
-    def look(self, index: PodIndex, told: set[str]) -> set[str]:
-        """Tell of those that lack their agent and are not among `told`; returns the UIDs of all that lack it."""
+    async def look(self, index: PodIndex, told: set[str]) -> set[str]:
+        """Tell of those that lack their agent and are not among `told`; returns the UIDs of all that are told by now.
+
+        Not of all at once, as Events of other things wait in the same queue.
+        """
         due = self._clock() - self._grace
-        lacking: set[str] = set()
-        for key, since in self._without.items():
+        lacking, still, room = 0, set[str](), _TOLD_AT_ONCE
+        for number, (key, since) in enumerate(tuple(self._without.items())):
+            if number % _LOOKED_AT_AT_A_STRETCH == 0:
+                await asyncio.sleep(0)  # reviews get their turn
             found = self._to_be_frozen(index, key) if since <= due else None
             if found is None:
                 continue
             level, vmi = found
-            lacking.add(vmi.uid)
-            if vmi.uid not in told:
-                message = (
-                    f"level {level} is asked for, but the guest agent is not connected: no backup freezes this guest"
-                )
-                where = about(key[0], vmi)
-                self._recorder.record(where, WARNING, GUEST_AGENT_NOT_CONNECTED, message, recurring=True)
-        self._gauge(len(lacking))
-        return lacking
+            lacking += 1
+            if vmi.uid in told:
+                still.add(vmi.uid)
+            elif room:
+                room -= 1
+                still.add(vmi.uid)
+                self._tell(key[0], vmi, level)
+        self._gauge(lacking)
+        return still
+
+    def _tell(self, namespace: str, vmi: OwnerReference, level: str) -> None:
+        message = f"level {level} is asked for, but the guest agent is not connected: no backup freezes this guest"
+        self._recorder.record(about(namespace, vmi), WARNING, GUEST_AGENT_NOT_CONNECTED, message, recurring=True)
 
     def _to_be_frozen(self, index: PodIndex, key: Key) -> tuple[str, OwnerReference] | None:
         held = self._store.get(*key)

@@ -1,5 +1,7 @@
 """What an Event says."""
 
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -26,6 +28,34 @@ class ObjectRef:
     def event_namespace(self) -> str:
         """Where its Events are kept; those about cluster-scoped objects are in `default`, as client-go has it."""
         return self.namespace or "default"
+
+
+class Budgets:
+    """How many different Events there may be about one object: 25 at once, then one every five minutes.
+
+    As client-go has it (tools/record/events_cache.go); or else whoever changes one object all the time would leave no
+    room for Events about the others, and fill etcd.
+    """
+
+    _BURST: Final = 25
+    _SECONDS: Final = 300.0
+    _REMEMBERED: Final = 4096
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by UID: how much at which time
+
+    def spend(self, uid: str) -> bool:
+        """Take one; returns False if there is none left."""
+        now = self._clock()
+        spent, at = self._spent.get(uid, (0.0, now))
+        spent = max(0.0, spent - (now - at) / self._SECONDS)
+        is_left = spent <= self._BURST - 1
+        self._spent[uid] = (spent + is_left, now)
+        self._spent.move_to_end(uid)
+        if len(self._spent) > self._REMEMBERED:
+            self._spent.popitem(last=False)
+        return is_left
 
 
 @dataclass(slots=True)

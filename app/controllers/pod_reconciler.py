@@ -35,8 +35,13 @@ _PROGRESS_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 600.0
 _OF_ONE_VM: Final = 2
 """Pods that an instance has while it migrates."""
-_AT_A_STRETCH: Final = 16
-"""Pods that are looked at before reviews get their turn: about a millisecond."""
+_AT_A_STRETCH_SECONDS: Final = 0.001
+"""For so long, pods are looked at by all workers together before reviews get their turn."""
+
+_TAKEN_BACK: Final = (
+    "the API server took the write and stored nothing: another admission webhook puts the pod back, or our own, whose "
+    "condition not-our-own-write must name this process's user"
+)
 
 _RACE_LOST: Final = (409, 422)
 """A `test` of a JSON patch that fails is answered 422, like an object that isn't valid."""
@@ -118,12 +123,13 @@ class PodReconciler:
         self._instances: InstanceIndex  # while it runs
         self._queue: WorkQueue[Key] = WorkQueue()
         self._rate, self._gate = Rate(per_second), Gate(in_touch)
-        self._restraint: Restraint[Key] = Restraint()
+        self._restraint: Restraint[Key] = Restraint(at_once=5)
+        self._haste: Restraint[Key] = Restraint(at_once=60)
         self._written: dict[Key, _Written] = {}
         self._failures: dict[Key, int] = {}
         self._orphans: dict[Key, float] = {}
         self._round: _Round | None = None
-        self._looks = 0
+        self._breath = 0.0
         self._policy = policies.running()
         self.writes = 0
 
@@ -183,6 +189,7 @@ class PodReconciler:
         self._failures.pop(key, None)
         self._orphans.pop(key, None)
         self._restraint.forget(key)
+        self._haste.forget(key)
         self._queue.forget(key)
         self._reports.forget(key)
 
@@ -214,9 +221,9 @@ class PodReconciler:
                 await self._look_at(key)
             finally:
                 self._queue.done(key)
-            self._looks += 1
-            if self._looks % _AT_A_STRETCH == 0:
+            if time.monotonic() >= self._breath:
                 await asyncio.sleep(0)
+                self._breath = time.monotonic() + _AT_A_STRETCH_SECONDS
 
     async def _look_at(self, key: Key) -> None:
         try:
@@ -235,7 +242,7 @@ class PodReconciler:
         """Look at one pod, and write where it differs; returns the seconds until it may be looked at again."""
         pod = self._pods.get(*key)
         due = self._due(key, pod)
-        if due and (pause := self._restraint.delay(key)):
+        if due and (pause := max(self._restraint.delay(key), self._haste.delay(key))):
             return pause
         if due and await self._rate.take():  # meanwhile the policy, the owner or the pod may have changed
             await self._gate.passed()
@@ -309,21 +316,26 @@ class PodReconciler:
             return decision
         return decide_running(pod.view, vmi, facts, running, self._names)
 
-    async def _write(self, key: Key, pod: RunningPod, decision: Decision) -> ApiError | None:
-        """Patch the pod; returns why not if it may not be what was decided on any more."""
+    async def _write(self, key: Key, pod: RunningPod, decision: Decision) -> KubeError | None:
+        """Patch the pod; returns why not if it may not be what was decided on any more, or is stored as it was."""
         guard = {"op": "test", "path": "/metadata/resourceVersion", "value": pod.resource_version}
         held = self._pods.get(*key) or pod
         try:
             path = PODS.object(key[1], key[0])
-            await self._client.patch_unread(path, [guard, *decision.patch])
+            answer = await self._client.patch_unread(path, [guard, *decision.patch])
         except ApiError as error:
             if error.status not in _RACE_LOST:
                 raise
             return error
         self._gate.succeeded()
+        # Quotes within strings are escaped, so that no annotation can look like this.
+        if f'"resourceVersion":"{pod.resource_version}"'.encode() in answer:
+            return KubeError(_TAKEN_BACK)
         self._failures.pop(key, None)
         self._written[key] = _Written(frozenset((held.resource_version, pod.resource_version)), decision.annotations)
-        self._restraint.wrote(key)
+        self._haste.wrote(key)
+        if not is_intact(pod.view.annotations or {}):
+            self._restraint.wrote(key)  # somebody else wrote since
         self.writes += 1
         return None
 
@@ -366,6 +378,7 @@ class PodReconciler:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             self._restraint.prune()
+            self._haste.prune()
             self._look_at_what_came_unheard()
             self._tell_progress()
             if self._policies.running() is not self._policy:  # changes are heard of; the end of the grace is not

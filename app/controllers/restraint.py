@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -40,29 +39,30 @@ class Rate:
 class Restraint(Generic[K]):
     """Ends a quarrel over one object: whoever has to be corrected again and again is corrected ever more slowly.
 
-    Five writes in ten minutes are made at once; each further one waits twice as long as the one before, a minute at
-    most.
+    In ten minutes `at_once` writes are made at once; each further one waits twice as long as the one before, a minute
+    at most.
     """
 
-    _AT_ONCE: Final = 5
     _LONGEST: Final = 60.0
     _REMEMBERED: Final = 600.0
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._writes: dict[K, deque[float]] = {}
+    def __init__(self, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._at_once, self._clock = at_once, clock
+        self._writes: dict[K, list[float]] = {}
 
     def delay(self, key: K) -> float:
         """Seconds until the next write to `key` may be made; 0 if it may be made now."""
-        writes, now = self._writes.get(key, ()), self._clock()
-        lately = [at for at in writes if now - at < self._REMEMBERED]
-        if len(lately) < self._AT_ONCE:
+        writes, now = self._writes.get(key, []), self._clock()
+        lately = sum(now - at < self._REMEMBERED for at in writes)
+        if lately < self._at_once:
             return 0.0
-        return max(0.0, lately[-1] + min(self._LONGEST, 2.0 ** (len(lately) - self._AT_ONCE)) - now)
+        return max(0.0, writes[-1] + min(self._LONGEST, 2.0 ** (lately - self._at_once)) - now)
 
     def wrote(self, key: K) -> None:
         """Count a write."""
-        self._writes.setdefault(key, deque(maxlen=self._AT_ONCE + 8)).append(self._clock())
+        writes = self._writes.setdefault(key, [])
+        writes.append(self._clock())
+        del writes[: -self._at_once - 8]
 
     def forget(self, key: K) -> None:
         """The object is gone."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Self
 
 from app.core.constants import EFFECTIVE_LEVEL, LEVEL, MANAGED, OWN_KEYS, PROFILE, KubeVirtNames
@@ -109,12 +110,24 @@ def recognise_running(
 
 
 def lean(pod: PodView, names: KubeVirtNames) -> PodView:
-    """Return `pod` with only those annotations that decisions look at, for whoever keeps thousands of pods."""
+    """Return `pod` with only what decisions look at, for whoever keeps thousands of pods.
+
+    Of a value that is longer than any of ours the beginning is kept: enough to know that it is to go. Of more labels
+    than anybody uses the first are: who writes them decides by no more than that about his own VM.
+    """
+    labels = pod.labels if len(pod.labels) <= _MAX_LABELS else dict(islice(pod.labels.items(), _MAX_LABELS))
     if pod.annotations is None:
-        return pod
-    kept = {key: pod.annotations[key] for key in (*_LOOKED_AT, names.ephemeral_annotation) if key in pod.annotations}
+        return replace(pod, labels=labels)
+    looked_at = (*_LOOKED_AT, names.ephemeral_annotation)
+    kept = {key: _cut(pod.annotations[key]) for key in looked_at if key in pod.annotations}
     unread = sum(len(k.encode()) + len(v.encode()) for k, v in pod.annotations.items() if k not in kept)
-    return replace(pod, annotations=kept, unread_bytes=unread)
+    return replace(pod, labels=labels, annotations=kept, unread_bytes=unread)
 
 
 _LOOKED_AT = (*OWN_KEYS, LEVEL, PROFILE, MANAGED)
+_MAX_OWN = 8192
+_MAX_LABELS = 256
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= _MAX_OWN else value[:64]

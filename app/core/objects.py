@@ -13,6 +13,10 @@ from app.core.constants import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
 
 _NONE: Mapping[str, str] = {}
 
+_MAX_WISH = 254
+_MAX_REFERENCE = 512
+"""Characters. No level, profile or name is as long; and anybody may write thousands of objects of 256 KiB each."""
+
 
 @dataclass(frozen=True, slots=True)
 class OwnerReference:
@@ -37,15 +41,19 @@ def controller_of(metadata: Mapping[str, Any]) -> OwnerReference | None:
     for reference in references:
         if isinstance(reference, dict) and reference.get("controller") is True:
             fields = [reference.get(key) for key in ("apiVersion", "kind", "name", "uid")]
-            strings = [field for field in fields if isinstance(field, str)]
+            strings = [field for field in fields if isinstance(field, str) and len(field) <= _MAX_REFERENCE]
             if len(strings) == len(fields):
                 return OwnerReference(*strings)
     return None
 
 
+def _cut(text: str | None) -> str | None:
+    return text if text is None or len(text) <= _MAX_WISH else text[:_MAX_WISH]
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the annotations of one object ask for, as typed; None where an annotation is absent."""
+    """What the annotations of one object ask for, as typed but cut short; None where an annotation is absent."""
 
     level: str | None = None
     profile: str | None = None
@@ -56,10 +64,10 @@ class Wishes:
     def from_annotations(cls, annotations: Mapping[str, str], skip_annotation: str | None = None) -> Self:
         """Read the annotations; `skip_annotation` names KubeVirt's own switch where the object can carry it."""
         return cls(
-            annotations.get(LEVEL),
-            annotations.get(PROFILE),
-            annotations.get(MANAGED),
-            annotations.get(skip_annotation) if skip_annotation else None,
+            _cut(annotations.get(LEVEL)),
+            _cut(annotations.get(PROFILE)),
+            _cut(annotations.get(MANAGED)),
+            _cut(annotations.get(skip_annotation)) if skip_annotation else None,
         )
 
 

@@ -147,9 +147,9 @@ class KubeClient:
         sent = body if isinstance(body, Mapping) else list(body)
         return await self._json("PATCH", path, params, _ACCEPT, timeout, sent, content_type)
 
-    async def patch_unread(self, path: str, body: Sequence[Json], *, timeout: float = _TIMEOUT) -> None:
-        """Patch an object with a JSON patch, for whoever has no use for the object that comes back."""
-        await self._answered("PATCH", path, None, _ACCEPT_METADATA, timeout, list(body), JSON_PATCH)
+    async def patch_unread(self, path: str, body: Sequence[Json], *, timeout: float = _TIMEOUT) -> bytes:
+        """Patch an object with a JSON patch; returns what comes back, the object's metadata, as it came."""
+        return await self._answered("PATCH", path, None, _ACCEPT_METADATA, timeout, list(body), JSON_PATCH)
 
     @contextlib.asynccontextmanager
     async def watch(

@@ -4,6 +4,7 @@ The stores, the facts, the policy's keeper and the metrics are the real ones; th
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
@@ -66,9 +67,9 @@ class PodsApi(StandInApi):
         assert metadata_only
         return await super().get(path)
 
-    async def patch_unread(self, path: str, body: list[Json]) -> None:
+    async def patch_unread(self, path: str, body: list[Json]) -> bytes:
         """Patch a pod with a JSON patch."""
-        await self.patch(path, body, JSON_PATCH)
+        return json.dumps(await self.patch(path, body, JSON_PATCH), separators=(",", ":")).encode()
 
     def _watch(self, path: str, item: Json | None, old: Json | None = None) -> None:
         key = _key(item or old or {})

@@ -51,7 +51,7 @@ class Guests:
     def look(self, after: float = 0) -> int:
         """Let time pass and look; returns how many guests are shown to lack their agent."""
         self.now += after
-        self.told = self.agents.look(self.index, self.told)
+        self.told = asyncio.run(self.agents.look(self.index, self.told))
         return self.shown
 
 
@@ -203,3 +203,15 @@ async def test_the_end_of_a_term_shows_nobody_and_leaves_no_subscription() -> No
         await running
     assert guests.shown == 0
     assert guests.pods._callbacks == []
+
+
+def test_of_thousands_a_few_are_told_at_a_time_and_none_is_forgotten(guests: Guests) -> None:
+    for number in range(120):
+        guests.instance(f"vm-{number}")
+        guests.pod(f"pod-{number}", f"vm-{number}")
+    assert guests.look(GRACE) == 120
+    assert len(guests.recorder.told) == 50
+    assert guests.look(5) == guests.look(5) == 120
+    assert len(guests.recorder.told) == 120
+    guests.look(5)
+    assert len(guests.recorder.told) == 120

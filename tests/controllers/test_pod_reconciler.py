@@ -1,6 +1,7 @@
 """When a running pod is looked at, what becomes of a write, and what the reconciler remembers."""
 
 import asyncio
+import json
 import logging
 from typing import Any, cast
 
@@ -47,6 +48,7 @@ def remembered(cluster: Cluster) -> dict[str, int]:
         "failures": reconciler._failures,
         "orphans": reconciler._orphans,
         "restraint": reconciler._restraint._writes,
+        "haste": reconciler._haste._writes,
         "timers": queue._timers,
         "waiting": queue._waiting,
         "taken": queue._taken,
@@ -812,11 +814,33 @@ def refusing(cluster: Cluster, name: str, error: KubeError) -> None:
     """Have every patch of the pod of that name refused."""
     answered = type(cluster.api).patch_unread
 
-    async def patch_unread(path: str, body: list[dict[str, Any]]) -> None:
+    async def patch_unread(path: str, body: list[dict[str, Any]]) -> bytes:
         if name and path.endswith("/" + name):
             cluster.api.requests.append(("patch", path))
             await asyncio.sleep(0)
             raise error
-        await answered(cluster.api, path, body)
+        return await answered(cluster.api, path, body)
 
     cluster.api.patch_unread = patch_unread  # type: ignore[method-assign]
+
+
+@in_no_time
+async def test_a_write_that_is_taken_and_not_stored_is_told_and_tried_ever_more_slowly() -> None:
+    """As by a foreign webhook, or by our own where its registration doesn't know this process's user."""
+    cluster = Cluster(FILESYSTEM)
+    path = cluster.start_vm("db", policy=ON_FILESYSTEM)
+
+    async def patch_unread(path: str, body: list[dict[str, Any]]) -> bytes:
+        assert body
+        cluster.api.requests.append(("patch", path))
+        return json.dumps(cluster.api.objects[path], separators=(",", ":")).encode()
+
+    cluster.api.patch_unread = patch_unread  # type: ignore[method-assign]
+    async with cluster.leads():
+        cluster.set_policy(**CRASH)
+        await rest(60)
+        assert decided(cluster, path) == ("filesystem", "default")
+        assert 4 <= len(cluster.api.patches) <= 9
+        [told] = cluster.recorder.told
+        assert (told.reason, "not-our-own-write" in told.message) == ("HooksNotWritten", True)
+        assert cluster.reconciler.writes == 0

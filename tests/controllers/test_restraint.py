@@ -44,7 +44,7 @@ async def test_rate_gives_no_credit_for_a_long_rest() -> None:
 
 def test_a_few_writes_are_not_held_up() -> None:
     clock = Clock()
-    writes: Restraint[str] = Restraint(clock)
+    writes: Restraint[str] = Restraint(5, clock)
     for _ in range(5):
         assert writes.delay("pod") == 0
         writes.wrote("pod")
@@ -52,9 +52,17 @@ def test_a_few_writes_are_not_held_up() -> None:
     assert writes.delay("another") == 0
 
 
+def test_more_writes_may_be_allowed_at_once() -> None:
+    writes: Restraint[str] = Restraint(60, Clock())
+    for _ in range(60):
+        assert writes.delay("pod") == 0
+        writes.wrote("pod")
+    assert writes.delay("pod") > 0
+
+
 def test_a_quarrel_slows_down_to_one_write_a_minute() -> None:
     clock = Clock()
-    writes: Restraint[str] = Restraint(clock)
+    writes: Restraint[str] = Restraint(5, clock)
     times = []
     while clock.now < 1000 + 600:
         if pause := writes.delay("pod"):
@@ -67,7 +75,7 @@ def test_a_quarrel_slows_down_to_one_write_a_minute() -> None:
 
 def test_a_pod_at_rest_is_forgotten() -> None:
     clock = Clock()
-    writes: Restraint[str] = Restraint(clock)
+    writes: Restraint[str] = Restraint(5, clock)
     for _ in range(8):
         writes.wrote("pod")
     clock.now += 601

@@ -96,3 +96,20 @@ def test_odd_metadata_counts_as_silent(metadata: dict[str, Any]) -> None:
 def test_virtual_machine_of_an_instance(owner: dict[str, Any] | None, found: bool) -> None:
     metadata = {"ownerReferences": [make_owner(**owner)] if owner else []}
     assert (VirtualMachineInstanceView.from_metadata(metadata).virtual_machine() is not None) is found
+
+
+def test_no_more_is_kept_of_a_wish_than_any_could_be() -> None:
+    """A thousand VirtualMachines with annotations of 256 KiB must not fill the memory of every replica."""
+    huge = "x" * 250_000
+    metadata = {"annotations": {LEVEL: huge, PROFILE: huge, MANAGED: huge, UPSTREAM.skip_annotation: huge}}
+    for view in (NamespaceView, VirtualMachineView, VirtualMachineInstanceView):
+        wishes = view.from_metadata(metadata).wishes
+        assert all(len(wish) < 300 for wish in (wishes.level, wishes.profile, wishes.managed, wishes.skip) if wish)
+        assert wishes.level is not None
+
+
+@pytest.mark.parametrize("field", ["apiVersion", "kind", "name", "uid"])
+def test_a_reference_longer_than_any_name_is_none(field: str) -> None:
+    reference = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "a", "uid": "1", "controller": True}
+    assert controller_of({"ownerReferences": [reference]}) is not None
+    assert controller_of({"ownerReferences": [{**reference, field: "x" * 1000}]}) is None

@@ -189,6 +189,26 @@ def test_a_lean_pod_is_decided_like_the_whole_one(pod: dict[str, Any], facts: Fa
         assert decide(lean(view(pod), UPSTREAM), vmi, facts, state, UPSTREAM).patch == whole.patch
 
 
+def test_a_lean_pod_is_small_whatever_somebody_wrote_on_it() -> None:
+    pod = _running()
+    wanted = pod["metadata"]["annotations"]
+    huge = {PRE + "command": "x" * 200_000, EFFECTIVE_LEVEL: "y" * 50_000}
+    labels = {**make_pod()["metadata"]["labels"], **{f"label-{number}": "z" for number in range(5000)}}
+    edited = make_pod(annotations={**wanted, **huge}, labels=labels)
+    small = lean(view(edited), UPSTREAM)
+    assert small.annotations is not None
+    assert sum(map(len, small.annotations.values())) < 5000
+    assert len(small.labels) < 500
+    decision = decide_running(
+        small,
+        OwnerReference("kubevirt.io/v1", "VirtualMachineInstance", NAME, UID),
+        make_facts(),
+        PolicyState(Standing.VALID, BUILT_IN),
+        UPSTREAM,
+    )
+    assert annotations_after(edited, decision) == wanted
+
+
 def test_a_lean_pod_without_annotations_stays_so() -> None:
     pod = PodView.from_object({"metadata": {"name": "pod"}}, NAMESPACE)
     assert lean(pod, UPSTREAM) == pod
