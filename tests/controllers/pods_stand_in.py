@@ -40,6 +40,8 @@ class PodsApi(StandInApi):
         self.pods: ObjectStore[RunningPod] = ObjectStore()
         self.pods.synced = True
         self.lag: float | None = LAG
+        self.delay = 0.0
+        """Seconds from a write to its answer."""
         self._told = 0
 
     @property
@@ -69,7 +71,9 @@ class PodsApi(StandInApi):
 
     async def patch_unread(self, path: str, body: list[Json]) -> bytes:
         """Patch a pod with a JSON patch."""
-        return json.dumps(await self.patch(path, body, JSON_PATCH), separators=(",", ":")).encode()
+        stored = await self.patch(path, body, JSON_PATCH)
+        await asyncio.sleep(self.delay)
+        return json.dumps(stored, separators=(",", ":")).encode()
 
     def _watch(self, path: str, item: Json | None, old: Json | None = None) -> None:
         key = _key(item or old or {})
@@ -197,6 +201,10 @@ class Cluster:
     def edit(self, path: str, **annotations: str | None) -> None:
         """Change a pod's annotations as somebody else would; `__` stands for a slash, `_` for a dash."""
         self.write(path, {key.replace("__", "/").replace("_", "-"): text for key, text in annotations.items()})
+
+    def replace(self, path: str, annotations: Mapping[str, str]) -> None:
+        """Set all annotations of a pod as somebody else would."""
+        self.write(path, {**dict.fromkeys(self.annotations(path)), **annotations})
 
     def write(self, path: str, annotations: Mapping[str, str | None]) -> None:
         """Change a pod's annotations as somebody else would; None takes one away."""

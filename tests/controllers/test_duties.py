@@ -12,6 +12,7 @@ from app.controllers.events import EventRecorder
 from app.controllers.policy_keeper import PolicyKeeper
 from app.controllers.policy_status import PolicyStatus
 from app.core.constants import UPSTREAM
+from app.kube import store
 from app.kube.client import KubeClient
 from app.kube.cluster import ClusterStores
 from app.kube.lookup import StoreFacts
@@ -38,13 +39,16 @@ class Api:
         self.instance: Json = {"metadata": metadata, "status": {"phase": "Running"}}
         self.lists_pods = asyncio.Event()
         self.lists_pods.set()
+        self.shows_pods = True
         self.server = StandInServer(self.answer)
 
     def sent(self, method: str, path: str = "") -> list[Request]:
         return [one for one in self.server.requests if one.method == method and one.path.startswith(path)]
 
     async def answer(self, request: Request, reply: Reply) -> None:
-        if request.is_watch:
+        if request.is_watch and request.path == PODS and not self.shows_pods:
+            await reply.status(503, "ServiceUnavailable")
+        elif request.is_watch:
             await reply.stream()
             await asyncio.Event().wait()
         elif request.method == "PATCH":
@@ -68,8 +72,8 @@ class Replica:
     def __init__(self, client: KubeClient, **settings: Any) -> None:
         self.settings = Settings(namespace="vm-consistency", **settings)
         self.stores, self.metrics = ClusterStores(UPSTREAM), Metrics()
-        for store in (self.stores.namespaces, self.stores.instances, self.stores.machines, self.stores.kubevirts):
-            store.synced = True
+        for known in (self.stores.namespaces, self.stores.instances, self.stores.machines, self.stores.kubevirts):
+            known.synced = True
         facts = make_facts()
         assert facts.vmi
         assert facts.vm
@@ -163,7 +167,8 @@ async def test_each_term_looks_anew(api: Api) -> None:
 async def test_nothing_is_looked_at_before_all_pods_are_known(api: Api) -> None:
     api.lists_pods.clear()
     async with plain_client(api.server.url) as client:
-        replica = Replica(client, agent_grace=0)
+        replica = Replica(client)
+        subscribed = replica.subscriptions
         async with replica.leads():
             await eventually(lambda: api.sent("GET", PODS))
             await eventually(lambda: any(one.is_watch for one in api.sent("GET", INSTANCES)))
@@ -171,7 +176,7 @@ async def test_nothing_is_looked_at_before_all_pods_are_known(api: Api) -> None:
             assert note is not None
             assert "pods" in note
             assert not api.sent("PATCH")
-            assert replica.shown("guest_agents_missing") == 0
+            assert replica.subscriptions == subscribed
             api.lists_pods.set()
             await eventually(lambda: api.sent("PATCH", POD))
             assert replica.duties.note() is None
@@ -183,9 +188,30 @@ async def test_nothing_is_written_while_the_cluster_is_out_of_sight(api: Api) ->
         replica.in_touch = False
         async with replica.leads():
             await eventually(lambda: replica.shown("reconcile_backlog") == 1)
+        assert replica.shown("reconcile_backlog") == 0
+        async with replica.leads():
+            await eventually(lambda: replica.shown("reconcile_backlog") == 1)
             assert not api.sent("PATCH", POD)
             replica.in_touch = True
             await eventually(lambda: api.sent("PATCH", POD))
+
+
+async def test_nothing_is_written_while_the_pods_are_out_of_sight(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "STALE_SECONDS", 0.0)
+    api.shows_pods = False
+    async with plain_client(api.server.url) as client:
+        replica = Replica(client)
+        replica.in_touch = False  # until the watch was refused
+        async with replica.leads():
+            await eventually(lambda: any(one.is_watch for one in api.sent("GET", PODS)))
+            await eventually(lambda: replica.duties.note() is not None)
+            replica.in_touch = True
+            await eventually(lambda: len([one for one in api.sent("GET", PODS) if one.is_watch]) > 1)
+            assert replica.shown("reconcile_backlog") == 1
+            assert not api.sent("PATCH", POD)
+            api.shows_pods = True
+            await eventually(lambda: api.sent("PATCH", POD), seconds=30)
+            assert replica.duties.note() is None
 
 
 @pytest.mark.parametrize(

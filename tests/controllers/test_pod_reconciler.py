@@ -207,9 +207,7 @@ class TestWrites:
             cluster.api.lag = None
             cluster.set_policy(**CRASH)
             await rest()
-            cluster.write(
-                path, {**dict.fromkeys(cluster.annotations(path)), **before}
-            )  # as if nothing had been written
+            cluster.replace(path, before)  # as if nothing had been written
             cluster.api.relist()
             cluster.api.lag = 0.01
             await rest(3)
@@ -220,13 +218,15 @@ class TestWrites:
         cluster = Cluster(FILESYSTEM)
         path = cluster.start_vm("db", policy=ON_FILESYSTEM)
         async with cluster.leads():
-            cluster.api.lag = 0  # the echo is faster than the answer
+            right = cluster.annotations(path)
+            cluster.api.delay = 0.1  # the echo is faster than the answer
             cluster.set_policy(**CRASH)
             await rest()
             crashed = cluster.annotations(path)
+            cluster.api.before["patch"] = lambda: cluster.replace(path, right)  # as another leader does
             cluster.set_policy(**FILESYSTEM)
             await rest()
-            cluster.write(path, {**dict.fromkeys(cluster.annotations(path)), **crashed})
+            cluster.replace(path, crashed)
             await rest()
             assert decided(cluster, path) == ("filesystem", "default")
 
@@ -236,11 +236,12 @@ class TestWrites:
         path = cluster.start_vm("db", policy=ON_FILESYSTEM)
         async with cluster.leads():
             cluster.api.lag = None
-            cluster.api.before["patch"] = lambda: cluster.edit(path, example_com__note="somebody was here")
+            cluster.api.before["patch"] = lambda: cluster.edit(path, note="somebody was here")
             cluster.set_policy(**CRASH)
             await rest()
             assert decided(cluster, path) == ("crash", "default")
-            assert cluster.annotations(path)["example-com/note"] == "somebody was here"
+            await rest(20)
+            assert cluster.annotations(path)["note"] == "somebody was here"
         assert [verb for verb, _ in cluster.api.requests] == ["patch", "get", "patch"]
         assert cluster.metric("reconcile_writes_total", reason="failed") == 0
 
@@ -251,9 +252,7 @@ class TestWrites:
         right = cluster.annotations(cluster.start_pod("model", "db", policy=ON_CRASH))
         cluster.api.remove("/api/v1/namespaces/" + NAMESPACE + "/pods/model")
         async with cluster.leads():
-            cluster.api.before["patch"] = lambda: cluster.write(
-                path, {**dict.fromkeys(cluster.annotations(path)), **right}
-            )
+            cluster.api.before["patch"] = lambda: cluster.replace(path, right)
             cluster.set_policy(**CRASH)
             await rest()
         assert [verb for verb, _ in cluster.api.requests] == ["patch", "get"]
@@ -292,6 +291,19 @@ class TestWrites:
             assert cluster.shown("pods") == {("filesystem", "default"): 1, ("crash", "vm"): 1}
 
     @in_no_time
+    async def test_a_pod_does_not_pay_for_the_quarrel_over_one_that_had_its_name(self) -> None:
+        cluster = Cluster()
+        path = cluster.start_vm("db")
+        async with cluster.leads():
+            for _ in range(20):
+                cluster.write(path, {PRE + "timeout": "1s"})
+                await rest(0.1)
+            assert cluster.annotations(path)[PRE + "timeout"] == "1s"
+            cluster.start_pod("db", "db", policy=None, uid="second")
+            await rest(0.1)
+            assert decided(cluster, path) == ("filesystem", "built-in")
+
+    @in_no_time
     async def test_a_quarrel_slows_down(self) -> None:
         cluster = Cluster()
         path = cluster.start_vm("db")
@@ -328,6 +340,8 @@ class TestFailures:
         async def test() -> None:
             cluster = Cluster(FILESYSTEM)
             refused = cluster.start_vm("refused", policy=ON_FILESYSTEM)
+            cluster.api.objects[refused]["metadata"]["ownerReferences"][0] |= {"kind": "Job", "name": "somebody"}
+            cluster.api.put(refused, cluster.api.objects[refused])
             refusing(cluster, "refused", error)
             async with cluster.leads():
                 cluster.set_policy(**CRASH)
@@ -355,6 +369,31 @@ class TestFailures:
 
         test()
 
+    @in_no_time
+    async def test_a_refusal_that_does_not_last_is_not_told_and_forgotten(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        path = cluster.start_vm("db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            cluster.api.refusals["patch"] = [ApiError(403, "Forbidden", "RBAC: not found")]
+            cluster.set_policy(**CRASH)
+            await rest(5)
+            assert decided(cluster, path) == ("crash", "default")
+            assert remembered(cluster) == {"standing": 1, "haste": 1}
+        assert cluster.recorder.reasons == ["LevelChanged"]
+        assert cluster.metric("reconcile_writes_total", reason="failed") == 0
+
+    @in_no_time
+    async def test_what_nobody_tells_of_is_found_in_time(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        path = cluster.start_vm("db", policy=ON_FILESYSTEM)
+        async with cluster.leads():
+            cluster.api.refusals["patch"] = [ApiError(404, "NotFound", "pods not found")]
+            cluster.set_policy(**CRASH)
+            await rest(500)
+            assert len(cluster.api.patches) == 1
+            await rest(200)
+            assert decided(cluster, path) == ("crash", "default")
+
     @pytest.mark.parametrize(
         "error",
         [
@@ -366,6 +405,8 @@ class TestFailures:
         ],
     )
     def test_trouble_of_the_server(self, error: KubeError, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "vm-consistency.reconciler")
+
         @in_no_time
         async def test() -> None:
             cluster = Cluster(FILESYSTEM)
@@ -373,13 +414,14 @@ class TestFailures:
             async with cluster.leads():
                 cluster.api.refusals["patch"] = [error] * 100_000
                 cluster.set_policy(**CRASH)
-                await rest(600)
-                assert 20 <= len(cluster.api.patches) <= 150, "none pays for the others, the server least of all"
+                await rest(300)
+                assert 10 <= len(cluster.api.patches) <= 150, "none pays for the others, the server least of all"
                 cluster.api.refusals.clear()
                 await rest(60)
                 assert {decided(cluster, path) for path in paths} == {("crash", "default")}
             assert "HooksNotWritten" not in cluster.recorder.reasons
             assert caplog.text.count("the API server is in trouble") == 1
+            assert caplog.messages.count("resolved") == 1
 
         test()
 
@@ -409,6 +451,21 @@ class TestFailures:
             await rest()
         assert [verb for verb, _ in cluster.api.requests] == ["patch", "get"]
         assert remembered(cluster) == {}
+
+    @in_no_time
+    async def test_nothing_is_sent_when_touch_was_lost_while_a_write_waited_for_its_turn(self) -> None:
+        cluster = Cluster(FILESYSTEM)
+        paths = [cluster.start_vm(f"vm-{number}", policy=ON_FILESYSTEM) for number in range(8)]
+        async with cluster.leads(cluster.make_reconciler(cast("KubeClient", cluster.api), per_second=1)):
+            cluster.set_policy(**CRASH)
+            await rest(2)
+            cluster.in_touch = False
+            sent = len(cluster.api.patches)
+            await rest(100)
+            assert 0 < len(cluster.api.patches) == sent < 4
+            cluster.in_touch = True
+            await rest(10)
+            assert {decided(cluster, path) for path in paths} == {("crash", "default")}
 
     @in_no_time
     async def test_nothing_is_sent_while_what_is_known_may_be_outdated(self) -> None:
@@ -721,11 +778,12 @@ class TestLife:
         cluster = Cluster(FILESYSTEM)
         odd, path = cluster.start_vm("odd", policy=ON_FILESYSTEM), cluster.start_vm("db", policy=ON_FILESYSTEM)
         async with cluster.leads():
-            cluster.api.objects[odd]["metadata"] = {"resourceVersion": "0", "name": "odd", "namespace": NAMESPACE}
+            del cluster.api.objects[odd]["metadata"]["uid"]
+            cluster.api.objects[odd]["metadata"]["resourceVersion"] = "0"  # so that it is read anew
             cluster.set_policy(**CRASH)
             await rest(2000)
             assert decided(cluster, path) == ("crash", "default")
-        assert cluster.api.patches.count("odd") <= 6
+        assert cluster.api.patches.count("odd") <= 8
 
     @in_no_time
     async def test_facts_that_can_not_be_told_do_not_end_the_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -735,7 +793,7 @@ class TestLife:
 
         def surprising(namespace: str, vmi: OwnerReference, *, is_orphan: bool = False) -> Facts | None:
             if vmi.name == "odd":
-                raise ZeroDivisionError
+                raise LookupError
             return known(namespace, vmi, is_orphan=is_orphan)
 
         monkeypatch.setattr(cluster.facts, "known", surprising)
