@@ -39,6 +39,7 @@ class Api:
         self.instance: Json = {"metadata": metadata, "status": {"phase": "Running"}}
         self.lists_pods = asyncio.Event()
         self.lists_pods.set()
+        self.other = {"metadata": {**pod["metadata"], "name": "other", "uid": "other"}}
         self.shows_pods = True
         self.server = StandInServer(self.answer)
 
@@ -57,7 +58,7 @@ class Api:
             await reply.json({"metadata": {}}, 201)
         elif request.path == PODS:
             await self.lists_pods.wait()
-            await reply.json(listed(self.pod, version=10))
+            await reply.json(listed(self.pod, self.other, version=10))
         elif request.path == INSTANCES:
             await reply.json(listed(self.instance, version=10))
         elif request.path.endswith("/configmaps"):
@@ -137,7 +138,7 @@ async def test_a_term_brings_pods_in_line_tells_it_and_ends_without_a_trace(api:
         subscribed, tasks = replica.subscriptions, asyncio.all_tasks()
         async with replica.leads():
             await eventually(lambda: api.sent("PATCH", POD), what="the pod to be written to")
-            await eventually(lambda: replica.shown("pods", level="crash", source="default") == 1)
+            await eventually(lambda: replica.shown("pods", level="crash", source="default") == 2)
             await eventually(lambda: replica.shown("guest_agents_missing") == 1)
             await eventually(lambda: len(api.sent("POST", f"/api/v1/namespaces/{NAMESPACE}/events")) == 2)
             assert replica.subscriptions > subscribed
@@ -160,7 +161,7 @@ async def test_each_term_looks_anew(api: Api) -> None:
         for term in range(1, 4):
             async with replica.leads():
                 await eventually(lambda: len(api.sent("PATCH", POD)) >= term)  # noqa: B023 - it ends within the round
-                await eventually(lambda: replica.shown("pods", level="crash", source="default") == 1)
+                await eventually(lambda: replica.shown("pods", level="crash", source="default") == 2)
             assert len(api.sent("PATCH", POD)) == term
 
 
@@ -184,13 +185,13 @@ async def test_nothing_is_looked_at_before_all_pods_are_known(api: Api) -> None:
 
 async def test_nothing_is_written_while_the_cluster_is_out_of_sight(api: Api) -> None:
     async with plain_client(api.server.url) as client:
-        replica = Replica(client)
+        replica = Replica(client, reconcile_concurrency=1)
         replica.in_touch = False
         async with replica.leads():
-            await eventually(lambda: replica.shown("reconcile_backlog") == 1)
+            await eventually(lambda: replica.shown("reconcile_backlog") == 2)
         assert replica.shown("reconcile_backlog") == 0
         async with replica.leads():
-            await eventually(lambda: replica.shown("reconcile_backlog") == 1)
+            await eventually(lambda: replica.shown("reconcile_backlog") == 2)
             assert not api.sent("PATCH", POD)
             replica.in_touch = True
             await eventually(lambda: api.sent("PATCH", POD))
@@ -207,7 +208,7 @@ async def test_nothing_is_written_while_the_pods_are_out_of_sight(api: Api, monk
             await eventually(lambda: replica.duties.note() is not None)
             replica.in_touch = True
             await eventually(lambda: len([one for one in api.sent("GET", PODS) if one.is_watch]) > 1)
-            assert replica.shown("reconcile_backlog") == 1
+            assert replica.shown("reconcile_backlog") == 2
             assert not api.sent("PATCH", POD)
             api.shows_pods = True
             await eventually(lambda: api.sent("PATCH", POD), seconds=30)

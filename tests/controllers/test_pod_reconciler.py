@@ -156,6 +156,20 @@ class TestWakes:
         assert len(cluster.api.patches) == 2 * written, "those that were not reached are left alone"
 
 
+async def test_others_get_their_turn_while_thousands_of_pods_are_looked_at() -> None:
+    cluster = Cluster(FILESYSTEM)
+    for number in range(1500):
+        cluster.start_vm(f"vm-{number}", policy=ON_FILESYSTEM)
+    turns = 0
+    async with cluster.leads():
+        cluster.set_policy(**FILESYSTEM)
+        while cluster.reconciler.backlog:
+            turns += 1
+            await asyncio.sleep(0)
+    assert turns >= 10
+    assert cluster.api.requests == []
+
+
 class TestWrites:
     """A write is made once, on what was decided on."""
 
@@ -289,6 +303,24 @@ class TestWrites:
             await rest()
             assert decided(cluster, path) == ("crash", "vm")
             assert cluster.shown("pods") == {("filesystem", "default"): 1, ("crash", "vm"): 1}
+
+    @in_no_time
+    async def test_whoever_changes_an_annotation_all_the_time_is_followed_ever_more_slowly(self) -> None:
+        cluster = Cluster()
+        path = cluster.start_vm("db")
+        async with cluster.leads():
+            for _ in range(25):
+                for annotations in (ASKS_FOR_CRASH, {}):
+                    cluster.annotate_vm("db", annotations)
+                    await rest(0.1)
+            assert len(cluster.api.patches) == 50, "an honest change is made at once"
+            for _ in range(250):
+                for annotations in (ASKS_FOR_CRASH, {}):
+                    cluster.annotate_vm("db", annotations)
+                    await rest(0.1)
+            assert len(cluster.api.patches) < 70
+            await rest(100)
+            assert decided(cluster, path) == ("filesystem", "built-in")
 
     @in_no_time
     async def test_a_pod_does_not_pay_for_the_quarrel_over_one_that_had_its_name(self) -> None:
@@ -545,16 +577,18 @@ class TestPolicies:
         assert cluster.api.patches == ["web"]
 
     @in_no_time
-    async def test_an_edit_during_the_grace_is_put_right_as_new_pods_are(self) -> None:
+    async def test_an_edit_during_the_grace_is_put_right_as_the_deleted_policy_has_it(self) -> None:
         cluster = Cluster(CRASH)
         path = cluster.start_vm("db", policy=ON_CRASH)
         async with cluster.leads():
             cluster.keeper.absent()
             await rest()
             cluster.write(path, {EFFECTIVE_LEVEL: "application"})
-            await rest(1000)
+            await rest(200)
+            assert decided(cluster, path) == ("crash", "default")
+            await rest(200)
             assert decided(cluster, path) == ("filesystem", "built-in")
-        assert cluster.api.patches == ["db"]
+        assert cluster.api.patches == ["db", "db"]
 
     @in_no_time
     async def test_an_annotation_during_the_grace_takes_effect_at_once(self) -> None:
@@ -754,9 +788,13 @@ class TestLife:
     async def test_pods_at_rest_take_no_memory_but_their_standing(self) -> None:
         cluster = Cluster(FILESYSTEM)
         for number in range(30):
-            cluster.start_vm(f"vm-{number}", policy=ON_FILESYSTEM)
+            path = cluster.start_vm(f"vm-{number}", policy=ON_FILESYSTEM)
         async with cluster.leads():
             cluster.set_policy(**CRASH)
+            await rest()
+            cluster.write(path, {EFFECTIVE_LEVEL: "nonsense"})
+            await rest()
+            assert remembered(cluster) == {"standing": 30, "haste": 30, "restraint": 1}
             await rest(700)
             assert remembered(cluster) == {"standing": 30}
 
