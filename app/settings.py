@@ -9,19 +9,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.constants import UPSTREAM, KubeVirtNames
 
+_Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+"""Of an object in the cluster. An empty one would make a watch of one object a watch of all."""
+
 
 class Settings(BaseSettings):
     """Read from environment variables `VM_CONSISTENCY_<NAME>`; times are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="VM_CONSISTENCY_", frozen=True, extra="forbid")
 
-    namespace: str = "vm-consistency"
-    service: str = "vm-consistency"
-    webhook_configuration: str = "vm-consistency"
-    certificate_secret: str = "vm-consistency-certs"  # noqa: S105 - the name of a Secret
-    policy_config_map: str = "vm-consistency-policy"
-    last_good_config_map: str = "vm-consistency-last-good"
-    lease: str = "vm-consistency"
+    namespace: _Name = "vm-consistency"
+    service: _Name = "vm-consistency"
+    webhook_configuration: _Name = "vm-consistency"
+    certificate_secret: _Name = "vm-consistency-certs"  # noqa: S105 - the name of a Secret
+    policy_config_map: _Name = "vm-consistency-policy"
+    last_good_config_map: _Name = "vm-consistency-last-good"
+    lease: _Name = "vm-consistency"
 
     host: str = ""
     """Empty: every address of both families, as a pod is reached on its own, which may be of either."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from app.controllers.events import EventRecorder
+from app.controllers.garbage import settle
 from app.controllers.guest_agents import GuestAgents
 from app.controllers.pod_reconciler import KnownFacts, PodReconciler, RunningPolicies
 from app.controllers.pod_reports import PodMetrics, PodReports
@@ -78,6 +79,9 @@ class Duties:
             await launchers.wait_synced()
             await task()
 
+        async def settled() -> None:
+            settle()
+
         with ExitStack() as ends:
             ends.callback(reports.close)
             self.metrics.show_backlog(lambda: reconciler.backlog)
@@ -89,5 +93,6 @@ class Duties:
                 group.create_task(guests.run())
                 group.create_task(self.recorder.run(self.client))
                 group.create_task(self.policy_status.run(self.client))
+                group.create_task(when_known(settled))
                 group.create_task(when_known(reconciler.run))
                 group.create_task(when_known(agents.run))

@@ -132,7 +132,7 @@ class EventRecorder:
     def _enqueue(self, entry: Occurrence, due: float) -> None:
         is_due = due <= self._clock()
         is_too_much = len(self._ready if is_due else self._later) >= self._max_waiting
-        if is_too_much or not (entry.is_known or self._budgets.spend(entry.about.uid)):
+        if is_too_much or not (entry.is_known or self._budgets.spend(f"{entry.about.uid} {entry.reason}")):
             self._suppressed[entry.reason] += 1
             self._on_result(entry.reason, "dropped")
             return

@@ -59,6 +59,8 @@ class Leader:
         self._timings, self._clock, self._on_change = timings or LeaseTimings(), clock, on_change
         self._woken = asyncio.Event()
         self._leads = False
+        self._ends = False  # the duties of this term are to end
+        self._failing: str | None = None  # in this term
         self._until = 0.0  # while it leads: when it must stop
         self._own: LeaseView | None = None  # as our last write left it; None: it has to be read
         self._seen: LeaseView | None = None  # the last one that was not ours
@@ -71,8 +73,8 @@ class Leader:
         return self._leads and self._clock() < self._until
 
     def note(self) -> str | None:
-        """What is wrong with the Lease, so that nobody may be leading; None if nothing is."""
-        return self._trouble
+        """What is wrong with the Lease, or with what this replica does while it leads; None if nothing is."""
+        return self._trouble or self._failing
 
     async def run(self, client: KubeClient, duties: Duties) -> None:
         """Campaign until cancelled; a watch through `client` shows at once when the Lease is released."""
@@ -93,7 +95,8 @@ class Leader:
             while True:
                 self._woken.clear()
                 pause = await self.attempt()
-                if self._leads and work is None:
+                if self._leads and (work is None or work.done()):
+                    self._ends, self._failing = False, None
                     work = asyncio.create_task(self._work(duties))
                 elif work is not None and not self._leads:
                     if not await self._end(work):
@@ -205,19 +208,26 @@ class Leader:
                 await self._woken.wait()
 
     async def _work(self, duties: Duties) -> None:
-        seconds = self._timings.restart
+        pause = self._timings.restart
         while True:
+            started = self._clock()
             try:
                 await duties()
-                _log.error("the leader's duties ended; they start again", extra={"seconds": seconds})
-            except Exception:
-                _log.exception("the leader's duties failed; they start again", extra={"seconds": seconds})
-            task = asyncio.current_task()
-            if task and task.cancelling():
+                self._failing = "the leader's duties ended; they start again"
+                _log.error(self._failing, extra={"seconds": pause})
+            except Exception as error:
+                self._failing = f"the leader's duties failed and start again: {type(error).__name__}"
+                _log.exception("the leader's duties failed; they start again", extra={"seconds": pause})
+            # Not by cancelling(): a TaskGroup may leave its count behind (CPython issue 116720, before Python 3.13).
+            if self._ends:
                 return  # the duties kept the cancellation to themselves
-            await asyncio.sleep(seconds)
+            if self._clock() - started > self._timings.settled:
+                pause = self._timings.restart
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._timings.settled)
 
     async def _end(self, work: "asyncio.Task[None]") -> bool:
+        self._ends = True
         work.cancel()
         done, _ = await asyncio.wait({work}, timeout=self._timings.stop)
         if not done:

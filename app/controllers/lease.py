@@ -26,7 +26,9 @@ class LeaseTimings:
     """For the duties to end when the process does."""
     release: float = 2.0
     restart: float = 5.0
-    """Between duties that failed and their next start."""
+    """Between duties that failed and their next start, doubled each time."""
+    settled: float = 60.0
+    """Duties that lived as long have been well; the longest pause, too."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for timings by which two could lead at once."""

@@ -31,7 +31,7 @@ class ObjectRef:
 
 
 class Budgets:
-    """How many different Events there may be about one object: 25 at once, then one every five minutes.
+    """How many different Events of one reason there may be about one object: 25 at once, then one every five minutes.
 
     As client-go has it (tools/record/events_cache.go); or else whoever changes one object all the time would leave no
     room for Events about the others, and fill etcd.
@@ -43,16 +43,16 @@ class Budgets:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by UID: how much at which time
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()  # how much at which time
 
-    def spend(self, uid: str) -> bool:
+    def spend(self, key: str) -> bool:
         """Take one; returns False if there is none left."""
         now = self._clock()
-        spent, at = self._spent.get(uid, (0.0, now))
+        spent, at = self._spent.get(key, (0.0, now))
         spent = max(0.0, spent - (now - at) / self._SECONDS)
         is_left = spent <= self._BURST - 1
-        self._spent[uid] = (spent + is_left, now)
-        self._spent.move_to_end(uid)
+        self._spent[key] = (spent + is_left, now)
+        self._spent.move_to_end(key)
         if len(self._spent) > self._REMEMBERED:
             self._spent.popitem(last=False)
         return is_left

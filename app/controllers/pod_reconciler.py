@@ -19,7 +19,7 @@ from app.core.decision import Decision, decide_running
 from app.core.launcher import NotLauncher, recognise_running
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import PolicyState
-from app.core.record import is_intact
+from app.core.record import has_record, is_intact
 from app.kube.client import ApiError, KubeClient, KubeError
 from app.kube.cluster import ClusterStores
 from app.kube.pods import InstanceIndex, PodIndex, RunningPod, running_pod
@@ -221,9 +221,11 @@ class PodReconciler:
                 await self._look_at(key)
             finally:
                 self._queue.done(key)
-            if time.monotonic() >= self._breath:
+            while time.monotonic() >= self._breath:
+                before = self._breath
                 await asyncio.sleep(0)
-                self._breath = time.monotonic() + _AT_A_STRETCH_SECONDS
+                if self._breath == before:  # the first worker of this round of the loop
+                    self._breath = time.monotonic() + _AT_A_STRETCH_SECONDS
 
     async def _look_at(self, key: Key) -> None:
         try:
@@ -312,7 +314,7 @@ class PodReconciler:
         decision = decide_running(pod.view, vmi, facts, current, self._names)
         # What carries no record of ours is new to us, and new pods wait for no grace; nor are they, once they are
         # decided, taken back to a policy that was deleted before they came.
-        if running is current or not decision.patch or not is_intact(pod.view.annotations or {}):
+        if running is current or not decision.patch or not has_record(pod.view.annotations or {}):
             return decision
         return decide_running(pod.view, vmi, facts, running, self._names)
 

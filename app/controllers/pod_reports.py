@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.controllers.events import NORMAL, WARNING, EventRecorder, ObjectRef
-from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOKS_DIGEST
+from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE
 from app.core.decision import Action, Decision
 from app.core.objects import OwnerReference
-from app.core.record import is_intact
+from app.core.record import has_record, is_intact
 from app.core.selection import Refusal, Refused
 from app.core.text import one_line
 from app.kube.pods import RunningPod
@@ -94,7 +94,7 @@ class PodReports:
             reason = "handed-back" if decision.level is None else "changed"
             if (decision.level, decision.profile) != (before.get(EFFECTIVE_LEVEL), before.get(EFFECTIVE_PROFILE)):
                 self._recorder.record(where, NORMAL, LEVEL_CHANGED, _change(pod, decision), recurring=True)
-        elif EFFECTIVE_LEVEL in before or HOOKS_DIGEST in before:
+        elif has_record(before):
             reason = "overwritten"
             message = f"somebody else changed the backup hooks of pod {pod.view.name}; they were put right"
             self._recorder.record(where, WARNING, HOOKS_OVERWRITTEN, message, recurring=True)

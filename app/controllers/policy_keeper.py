@@ -76,7 +76,8 @@ class PolicyKeeper:
 
     def absent(self) -> None:
         """There is no policy: the built-in default holds at once."""
-        _log.info("there is no policy; the built-in default holds")
+        level = logging.INFO if self._state.standing in (Standing.UNKNOWN, Standing.ABSENT) else logging.WARNING
+        _log.log(level, "there is no policy; the built-in default holds")
         if self._state.standing is not Standing.ABSENT:
             self._gone_since = self._clock()
             self._lingering = PolicyState(Standing.ABSENT, self._state.policy, digest=self._state.digest)

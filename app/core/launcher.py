@@ -7,7 +7,17 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any, Self
 
-from app.core.constants import EFFECTIVE_LEVEL, LEVEL, MANAGED, OWN_KEYS, PROFILE, KubeVirtNames
+from app.core.constants import (
+    COMMAND,
+    EFFECTIVE_LEVEL,
+    LEVEL,
+    MANAGED,
+    OWN_KEYS,
+    POST,
+    PRE,
+    PROFILE,
+    KubeVirtNames,
+)
 from app.core.objects import OwnerReference, VirtualMachineInstanceView, controller_of
 
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
@@ -119,15 +129,23 @@ def lean(pod: PodView, names: KubeVirtNames) -> PodView:
     if pod.annotations is None:
         return replace(pod, labels=labels)
     looked_at = (*_LOOKED_AT, names.ephemeral_annotation)
-    kept = {key: _cut(pod.annotations[key]) for key in looked_at if key in pod.annotations}
-    unread = sum(len(k.encode()) + len(v.encode()) for k, v in pod.annotations.items() if k not in kept)
+    kept = {key: _cut(key, pod.annotations[key]) for key in looked_at if key in pod.annotations}
+    # What is cut of our own keys is replaced or removed; all else stays on the pod.
+    unread = sum(
+        len(value.encode()) - len(kept[key].encode()) if key in kept else len(key.encode()) + len(value.encode())
+        for key, value in pod.annotations.items()
+        if key not in OWN_KEYS
+    )
     return replace(pod, labels=labels, annotations=kept, unread_bytes=unread)
 
 
 _LOOKED_AT = (*OWN_KEYS, LEVEL, PROFILE, MANAGED)
-_MAX_OWN = 8192
-_MAX_LABELS = 256
+_COMMANDS = frozenset({PRE + COMMAND, POST + COMMAND})
+_MAX_COMMAND = 8192
+_MAX_VALUE = 254
+_MAX_LABELS = 128
 
 
-def _cut(value: str) -> str:
-    return value if len(value) <= _MAX_OWN else value[:64]
+def _cut(key: str, value: str) -> str:
+    longest = _MAX_COMMAND if key in _COMMANDS else _MAX_VALUE
+    return value if len(value) <= longest else value[:64]

@@ -14,7 +14,7 @@ from app.core.policy_checks import doubts, inconsistencies
 from app.core.policy_schema import Path, PolicyDocument
 from app.core.text import one_line, quoted
 
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 """Aliases let a few lines of YAML stand for billions of values; a real policy has hundreds."""
 MAX_DEPTH = 32
 

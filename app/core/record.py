@@ -41,3 +41,8 @@ def is_intact(annotations: Mapping[str, str]) -> bool:
     """Whether the record is there and its digest fits the hooks and the record."""
     written = annotations.get(HOOKS_DIGEST)
     return written is not None and EFFECTIVE_LEVEL in annotations and written == digest(annotations)
+
+
+def has_record(annotations: Mapping[str, str]) -> bool:
+    """Whether there is a record or what is left of one, intact or not."""
+    return EFFECTIVE_LEVEL in annotations or HOOKS_DIGEST in annotations

@@ -74,7 +74,7 @@ class PodIndex:
 
     def __init__(self, store: ObjectStore[RunningPod]) -> None:
         self._namespaces: dict[str, dict[Key, None]] = {}
-        self._owners: dict[str, tuple[Key, ...]] = {}
+        self._owners: dict[str, dict[Key, None]] = {}
         for key, pod in store.items():
             self._add(key, pod)
         self.close = store.subscribe(self._changed)
@@ -85,7 +85,7 @@ class PodIndex:
 
     def of_owner(self, uid: str) -> Collection[Key]:
         """The pods of an instance; during a migration there are two."""
-        return self._owners.get(uid, ())
+        return tuple(self._owners.get(uid, ()))
 
     def _changed(self, key: Key, old: RunningPod | None, new: RunningPod | None) -> None:
         if old is not None:
@@ -95,20 +95,14 @@ class PodIndex:
 
     def _add(self, key: Key, pod: RunningPod) -> None:
         self._namespaces.setdefault(key[0], {})[key] = None
-        owner = pod.owner_uid
-        self._owners[owner] = (*self._owners.get(owner, ()), key)
+        self._owners.setdefault(pod.owner_uid, {})[key] = None
 
     def _remove(self, key: Key, pod: RunningPod) -> None:
-        siblings = self._namespaces[key[0]]
-        del siblings[key]
-        if not siblings:
-            del self._namespaces[key[0]]
-        owner = pod.owner_uid
-        left = tuple(other for other in self._owners[owner] if other != key)
-        if left:
-            self._owners[owner] = left
-        else:
-            del self._owners[owner]
+        for groups, name in ((self._namespaces, key[0]), (self._owners, pod.owner_uid)):
+            group = groups[name]
+            del group[key]
+            if not group:
+                del groups[name]
 
 
 class InstanceIndex:

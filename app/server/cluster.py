@@ -74,7 +74,7 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
         recorder,
         status,
         metrics,
-        lambda: all(reflector.synced and not reflector.store.stale for reflector in reflectors),
+        lambda: all(one.synced and not one.store.stale for one in (*reflectors, policy.reflector)),
     )
     return Parts(
         PodMutator(keeper, facts, settings.names),

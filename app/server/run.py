@@ -14,6 +14,7 @@ import uvloop
 
 from app.admission.mutate import PodMutator
 from app.admission.validate import Validator
+from app.controllers.garbage import settle
 from app.core.text import one_line
 from app.server.health import Check, OpsServer
 from app.server.http import AdmissionServer
@@ -24,6 +25,8 @@ from app.tls.serving import ServingContext
 _log = logging.getLogger("vm-consistency.run")
 
 _RESTART_SECONDS = (1.0, 30.0)
+_STOP_SECONDS = 10.0
+"""For the workers to end; the leader's needs up to 7 s where the API server does not answer."""
 _SETTLED_SECONDS = 60.0
 """A worker that lives as long is well again."""
 _READINESS_SECONDS = 1.0
@@ -74,19 +77,26 @@ async def _main(settings: Settings, assembly: Assembly) -> None:
 async def _workers(workers: Mapping[str, Worker]) -> AsyncIterator[Mapping[str, str]]:
     """Run the workers; yields what went wrong with those that are being started again."""
     troubles: dict[str, str] = {}
-    tasks = [asyncio.create_task(_restarting(name, worker, troubles), name=name) for name, worker in workers.items()]
+    stopping = asyncio.Event()
+    tasks = [
+        asyncio.create_task(_restarting(name, worker, troubles, stopping), name=name)
+        for name, worker in workers.items()
+    ]
     try:
         yield troubles
     finally:
+        stopping.set()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, left = await asyncio.wait(tasks, timeout=_STOP_SECONDS) if tasks else ((), set())
+        if left:
+            _log.error("workers do not stop", extra={"workers": sorted(task.get_name() for task in left)})
 
 
-async def _restarting(name: str, worker: Worker, troubles: dict[str, str]) -> None:
+async def _restarting(name: str, worker: Worker, troubles: dict[str, str], stopping: asyncio.Event) -> None:
     shortest, longest = _RESTART_SECONDS
     pause = shortest
-    while True:
+    while not stopping.is_set():  # a worker may end its own cancellation with an error of its cleanup
         started = time.monotonic()
         well = asyncio.get_running_loop().call_later(_SETTLED_SECONDS, troubles.pop, name, None)
         try:
@@ -96,6 +106,8 @@ async def _restarting(name: str, worker: Worker, troubles: dict[str, str]) -> No
             troubles[name] = f"failed and is started again: {type(error).__name__}: {one_line(str(error))}"
         finally:
             well.cancel()
+        if stopping.is_set():
+            return
         if time.monotonic() - started > _SETTLED_SECONDS:
             pause = shortest
         await asyncio.sleep(pause)
@@ -165,8 +177,12 @@ def _stop_signal() -> asyncio.Future[bool]:
 async def _report_readiness(ops: OpsServer) -> None:
     """Log each change of readiness, as a probe's failure tells nobody why. Probes don't wait for this."""
     before: dict[str, str] | None = None
+    is_settled = False
     while True:
         problems = ops.problems()
+        if not problems and not is_settled:
+            settle()
+            is_settled = True
         if problems != before:
             message = "not ready" if problems else "ready"
             _log.log(

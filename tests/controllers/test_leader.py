@@ -383,6 +383,29 @@ async def test_a_release_that_is_not_answered_holds_up_nothing(api: StandInApi) 
         assert duties.ended == 1
 
 
+async def test_duties_in_a_task_group_that_fail_are_started_again_and_again(api: StandInApi) -> None:
+    """Before Python 3.13 a TaskGroup that fails leaves a count of cancellations behind (CPython issue 116720)."""
+    starts = []
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise RuntimeError("out of order")
+
+    async def duties() -> None:
+        starts.append(1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+
+    leader = Leader(api, namespace=NAMESPACE, name=NAME, identity="a", timings=QUICK)
+    campaign = asyncio.create_task(leader.campaign(duties))
+    await eventually(lambda: len(starts) >= 4)
+    assert leader.leading
+    campaign.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait_for(campaign, 5)
+    assert spec(api)["holderIdentity"] == ""
+
+
 async def test_duties_that_fail_are_started_again(api: StandInApi, caplog: pytest.LogCaptureFixture) -> None:
     duties = Duties(KeyError("spec"), ValueError("bad"))
     leader = candidate(api, Clock(), "a", QUICK)

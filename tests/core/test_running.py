@@ -209,6 +209,20 @@ def test_a_lean_pod_is_small_whatever_somebody_wrote_on_it() -> None:
     assert annotations_after(edited, decision) == wanted
 
 
+def test_what_a_lean_pod_leaves_out_of_a_wish_counts_for_the_limit() -> None:
+    pod = make_pod(annotations={LEVEL: "x" * (MAX_ANNOTATIONS_BYTES - 200), PRE + "command": "evil"})
+    decision = _look({"metadata": pod["metadata"]})
+    small = decide_running(
+        lean(view(pod), UPSTREAM),
+        OwnerReference("kubevirt.io/v1", "VirtualMachineInstance", NAME, UID),
+        make_facts(),
+        PolicyState(Standing.VALID, BUILT_IN),
+        UPSTREAM,
+    )
+    assert decision.reason is small.reason is Reason.TOO_LARGE
+    assert PRE + "command" not in annotations_after(pod, small)
+
+
 def test_a_lean_pod_without_annotations_stays_so() -> None:
     pod = PodView.from_object({"metadata": {"name": "pod"}}, NAMESPACE)
     assert lean(pod, UPSTREAM) == pod

@@ -1,6 +1,7 @@
 """Workers of a process: one that fails is reported and started again, and the others go on."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -82,6 +83,43 @@ async def test_a_worker_that_just_ends_is_started_again_too(pauses: list[float])
         await enough.wait()
 
     assert pauses[:2] == [1, 2]
+
+
+async def test_an_error_in_the_cleanup_of_a_worker_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_RESTART_SECONDS", (0.01, 0.01))
+    starts = []
+
+    async def work() -> None:
+        starts.append(1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise RuntimeError("the cleanup went wrong")
+
+    async with asyncio.timeout(5):
+        async with run._workers({"unclean": work}):
+            await eventually(lambda: starts)
+    assert starts == [1]
+
+
+async def test_a_worker_that_does_not_end_is_named_and_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run, "_STOP_SECONDS", 0.05)
+    let_go = asyncio.Event()
+
+    async def work() -> None:
+        while not let_go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    async with asyncio.timeout(5):
+        async with run._workers({"stubborn": work}):
+            await asyncio.sleep(0)
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert fields(record)["workers"] == ["stubborn"]
+    let_go.set()
+    await asyncio.sleep(0)
 
 
 @pytest.mark.usefixtures("pauses")
