@@ -82,8 +82,9 @@ def test_what_is_written_stays_when_kubevirt_syncs(
         client.create(make_vm(name, namespace))
     pod = launcher_pod(client, "db", namespace)
     launcher_pod(client, "witness", namespace)
-    set_policy({"default": {"level": "crash"}})
-    crashed = comes_to(client, pod, "crash", "default")
+    here = {"name": "here", "match": {"namespaces": [namespace]}, "level": "crash"}  # not all that other tests left
+    set_policy({"default": {"level": "filesystem"}, "rules": [here]})
+    crashed = comes_to(client, pod, "crash", "rule/here")
     toucher = Toucher(installation.cp, namespace, ["db", "witness"], ["witness"])
     since = installation.cp.audit_position()
     for _ in range(3):
