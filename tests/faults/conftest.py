@@ -11,7 +11,7 @@ from tests.faults.ledger import Watchman, assert_quiet
 from tests.faults.line import Line
 from tests.installation import NAME, NAMESPACE, Installation, Replica
 
-RATE = 20
+RATE = 15
 """Writes per second: slow enough for a fault to strike amidst a change of all pods."""
 
 SPACES = ("team-a", "team-b", "team-c")

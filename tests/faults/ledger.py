@@ -5,7 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.bench.clocks import cpu_seconds
-from tests.controlplane import ControlPlane, Json
+from tests.controlplane import ControlPlane, Json, wait_for
+from tests.faults.fleet import Fleet
 from tests.installation import WEBHOOK_USER, Replica
 
 _RACE_LOST = (409, 422)
@@ -56,10 +57,17 @@ def _code(event: Json) -> int:
     return int(event["responseStatus"]["code"])
 
 
-def assert_quiet(cp: ControlPlane, *replicas: Replica, seconds: float = 3.0, a_second: float = 3.0) -> None:
+def amidst(ledger: Ledger, fleet: Fleet, share: float = 0.3) -> None:
+    """Wait until a part of the fleet has been written to, and make sure that another part has not."""
+    wait_for(lambda: len(ledger.writes()) >= share * len(fleet.members), what="a change on its way")
+    assert len(ledger.writes()) < len(fleet.members), "or the fault would come too late"
+
+
+def assert_quiet(cp: ControlPlane, *replicas: Replica, seconds: float = 3.0, a_second: float = 6.0) -> None:
     """No pod is written, little is asked for, and hardly any CPU time goes while nothing happens.
 
-    `a_second`: requests of each replica. Events are not counted: they follow at their own bounded rate.
+    `a_second`: requests of each replica; watches that were lost may still come back. Events are not counted: they
+    follow at their own bounded rate.
     """
     ledger, before = Ledger(cp), {replica: cpu_seconds(replica.process.pid) for replica in replicas}
     time.sleep(seconds)  # the length of a measurement, not a wait

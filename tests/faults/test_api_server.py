@@ -6,7 +6,7 @@ import pytest
 
 from tests.controlplane import ControlPlane, wait_for
 from tests.faults.fleet import Fleet, policy
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import Ledger, amidst
 from tests.faults.line import Line
 from tests.installation import Installation, Replica
 
@@ -16,12 +16,6 @@ pytestmark = pytest.mark.usefixtures("well")
 @pytest.fixture
 def cp(cluster: Installation) -> ControlPlane:
     return cluster.cp
-
-
-def amidst(ledger: Ledger, fleet: Fleet, share: float = 0.3) -> None:
-    """Wait until a part of the fleet has been written to, and make sure that another part has not."""
-    wait_for(lambda: len(ledger.writes()) >= share * len(fleet.members), what="a change on its way")
-    assert len(ledger.writes()) < len(fleet.members), "or the fault would come too late"
 
 
 def test_killed_and_started_again_at_rest(
@@ -42,7 +36,7 @@ def test_killed_and_started_again_at_rest(
 
 def test_killed_and_started_again_amidst_a_change(cluster: Installation, cp: ControlPlane, fleet: Fleet) -> None:
     ledger = Ledger(cp)
-    cluster.change_policy(policy(91))
+    cluster.set_policy(policy(91))
     amidst(ledger, fleet)
     cp.apiserver.kill()
     cp.apiserver.start()
@@ -55,7 +49,7 @@ def test_killed_and_started_again_amidst_a_change(cluster: Installation, cp: Con
 
 def test_etcd_stands_still_amidst_a_change(cluster: Installation, cp: ControlPlane, fleet: Fleet) -> None:
     ledger = Ledger(cp)
-    cluster.change_policy(policy(92))
+    cluster.set_policy(policy(92))
     amidst(ledger, fleet)
     cp.etcd.pause()
     time.sleep(8)  # the length of the outage, longer than a leader may go without renewing its Lease

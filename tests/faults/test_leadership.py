@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 from tests.controlplane import Client, wait_for
 from tests.faults.conftest import RATE
 from tests.faults.fleet import Fleet, policy
-from tests.faults.ledger import Ledger, Watchman, assert_quiet
+from tests.faults.ledger import Ledger, Watchman, amidst, assert_quiet
 from tests.faults.line import Line
-from tests.faults.test_api_server import amidst
 from tests.installation import NAME, NAMESPACE, Installation, Replica
 
 DURATION = 10
@@ -33,7 +32,7 @@ def test_the_leader_is_killed_amidst_a_change(
     cluster: Installation, fleet: Fleet, leader: Replica, follower: Replica
 ) -> None:
     watchman, ledger = Watchman(follower), Ledger(cluster.cp)
-    cluster.change_policy(policy(81))
+    cluster.set_policy(policy(81))
     amidst(ledger, fleet)
     leader.process.kill()
     killed, done = time.monotonic(), len(ledger.writes())
@@ -53,7 +52,7 @@ def test_the_leader_is_stopped_amidst_a_change(
     cluster: Installation, fleet: Fleet, leader: Replica, follower: Replica
 ) -> None:
     watchman, ledger = Watchman(follower), Ledger(cluster.cp)
-    cluster.change_policy(policy(82))
+    cluster.set_policy(policy(82))
     amidst(ledger, fleet)
     asked = time.monotonic()
     leader.process.terminate()
@@ -72,7 +71,7 @@ def test_the_leader_is_stopped_amidst_a_change(
 
 def test_two_leaders_for_a_moment(cluster: Installation, fleet: Fleet, leader: Replica, follower: Replica) -> None:
     watchmen, ledger = [Watchman(leader), Watchman(follower)], Ledger(cluster.cp)
-    cluster.change_policy(policy(83))
+    cluster.set_policy(policy(83))
     amidst(ledger, fleet)
     leader.process.pause()
     try:
@@ -103,7 +102,7 @@ def test_what_the_leader_sent_arrives_when_another_leads(
     cluster: Installation, fleet: Fleet, leader: Replica, follower: Replica, lines: dict[Replica, Line]
 ) -> None:
     watchmen, ledger = [Watchman(leader), Watchman(follower)], Ledger(cluster.cp)
-    cluster.change_policy(policy(86))
+    cluster.set_policy(policy(86))
     amidst(ledger, fleet)
     lines[leader].go_silent()
     try:
@@ -116,7 +115,7 @@ def test_what_the_leader_sent_arrives_when_another_leads(
     finally:
         lines[leader].deliver()
     time.sleep(1)  # for what was kept back to arrive
-    assert_quiet(cluster.cp, leader, follower, a_second=6)
+    assert_quiet(cluster.cp, leader, follower)
     print(f"stopped after {stopped:.1f} s, led again after {gap:.1f} s; {ledger}; since it was heard again: {after}")
     assert stopped < gap, "never two at once"
     assert fleet.versions() == before

@@ -12,8 +12,8 @@ from tests.installation import NAME, NAMESPACE, Installation, Replica
 
 pytestmark = pytest.mark.usefixtures("well")
 
-UNDER_WAY = 8
-"""Requests at once, as the product is set by default."""
+UNDER_WAY = 16
+"""Requests at once."""
 GROUP = "flowcontrol.apiserver.k8s.io/v1"
 LEVELS, SCHEMAS = "prioritylevelconfigurations", "flowschemas"
 REJECTED = "apiserver_flowcontrol_rejected_requests_total"
@@ -21,8 +21,8 @@ REJECTED = "apiserver_flowcontrol_rejected_requests_total"
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    """As many writes as the API server takes."""
-    return {"VM_CONSISTENCY_RECONCILE_RATE": "0"}
+    """As many writes as the API server takes, and more at once than it will."""
+    return {"VM_CONSISTENCY_RECONCILE_RATE": "0", "VM_CONSISTENCY_RECONCILE_CONCURRENCY": str(UNDER_WAY)}
 
 
 @pytest.fixture

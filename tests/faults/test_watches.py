@@ -50,7 +50,7 @@ def test_every_connection_is_cut_again_and_again(
     fleet.right(asked_for_crash)
     called = sum(lines[replica].calls for replica in replicas) - calls
     print(f"6 cuts; right after {time.monotonic() - began:.1f} s, {called} connections; {ledger}")
-    assert set(ledger.writes()) == set(CHOSEN)
+    assert set(ledger.writes()) <= set(CHOSEN), "one whose answer was cut off counts as failed"
     assert max(ledger.writes().values()) == 1
     assert called <= 6 * 2 * 24, "ten watches and a few requests of each replica"
 

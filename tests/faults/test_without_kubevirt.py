@@ -59,7 +59,7 @@ def test_kubevirt_is_removed_and_installed_again(
     for replica in replicas:
         wait_for(lambda: held(replica) == 0, 30, what="the replica to have noticed")  # noqa: B023
     cluster.change_policy(policy(41))
-    assert_quiet(cluster.cp, *replicas, a_second=6)  # they are looked for every two seconds, each kind for itself
+    assert_quiet(cluster.cp, *replicas, a_second=9)  # each kind is looked for every two seconds
     assert all(replica.is_ready() for replica in replicas)
     assert ledger.patches() == []
 
