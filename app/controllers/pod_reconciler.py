@@ -4,14 +4,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
 from app.controllers.loop import ATTEMPTS, PERIOD
+from app.controllers.own_writes import OwnWrites
 from app.controllers.pod_reports import PodReports
+from app.controllers.progress import Progress
 from app.controllers.restraint import Gate, Rate, Restraint
 from app.controllers.work_queue import WorkQueue
 from app.core.constants import KubeVirtNames
@@ -31,7 +32,6 @@ _log = logging.getLogger("vm-consistency.reconciler")
 _TICK_SECONDS: Final = 1.0
 _ORPHAN_SECONDS: Final = 60.0
 """For so long, an instance whose VirtualMachine is missing is taken for one that goes."""
-_PROGRESS_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 600.0
 _OF_ONE_VM: Final = 2
 """Pods that an instance has while it migrates."""
@@ -74,27 +74,6 @@ class RunningPolicies(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Written:
-    """A write of which the watch has yet to tell: what it replaced or is known of that, and what it left."""
-
-    resource_versions: frozenset[str]
-    annotations: Mapping[str, str] | None
-    is_last_word: bool = True
-    """False as soon as there was reason to look at the pod again."""
-
-
-@dataclass(slots=True)
-class _Round:
-    """One look at every pod, for the log."""
-
-    why: str
-    pods: int
-    started: float
-    told: float
-    writes: int
-
-
 class PodReconciler:
     """Looks at a pod when it, its owner, its Namespace or the policy changes, and writes where it differs.
 
@@ -125,10 +104,10 @@ class PodReconciler:
         self._rate, self._gate = Rate(per_second), Gate(in_touch)
         self._restraint: Restraint[Key] = Restraint(at_once=5)
         self._haste: Restraint[Key] = Restraint(at_once=60)
-        self._written: dict[Key, _Written] = {}
+        self._written = OwnWrites(pods)
         self._failures: dict[Key, int] = {}
         self._orphans: dict[Key, float] = {}
-        self._round: _Round | None = None
+        self._progress = Progress()
         self._breath = 0.0
         self._policy = policies.running()
         self.writes = 0
@@ -179,13 +158,13 @@ class PodReconciler:
             self._queue.add(pod, urgent=len(keys) <= _OF_ONE_VM and not store.replacing)
 
     def _pod_changed(self, key: Key, old: RunningPod | None, new: RunningPod | None) -> None:
-        if new is not None and not self._is_echo(key, old, new):
+        if new is not None and not self._written.is_echo(key, old, new):
             self._queue.add(key, urgent=not self._pods.replacing)
         if new is None or (old is not None and old.uid != new.uid):
             self._forget(key)
 
     def _forget(self, key: Key) -> None:
-        self._written.pop(key, None)
+        self._written.forget(key)
         self._failures.pop(key, None)
         self._orphans.pop(key, None)
         self._restraint.forget(key)
@@ -193,23 +172,12 @@ class PodReconciler:
         self._queue.forget(key)
         self._reports.forget(key)
 
-    def _is_echo(self, key: Key, old: RunningPod | None, new: RunningPod) -> bool:
-        """Whether the watch brings what was just written here, and nothing else."""
-        written = self._written.get(key)
-        if written is None or not written.is_last_word or old is None:
-            return False
-        if new.view != replace(old.view, annotations=written.annotations):
-            return False
-        del self._written[key]
-        return True
-
     def _policy_changed(self) -> None:
         self._policy = self._policies.running()
         self._look_at_all("policy changed")
 
     def _look_at_all(self, why: str) -> None:
-        now = time.monotonic()
-        self._round = _Round(why, len(self._pods), now, now, self.writes)
+        self._progress.begin(why, len(self._pods), self.writes)
         for key in self._pods:
             self._queue.add(key)
 
@@ -270,27 +238,16 @@ class PodReconciler:
         """Decide about a pod; None where nothing is to be written."""
         if pod is None:
             return None
-        is_written = self._is_written(key, pod)
+        is_pending = self._written.is_pending(key, pod)
         vmi = recognise_running(pod.view, self._instances.get(pod.owner_uid), self._names)
         facts = None if isinstance(vmi, NotLauncher) else self._known(key, pod, vmi)
         if isinstance(vmi, NotLauncher) or facts is None:
             return None  # if it is because the owner is not known, that one's watch wakes us as soon as it is
         decision = self._decide(pod, vmi, facts)
         self._reports.decided(key, vmi, decision)
-        if is_written or not decision.patch:
+        if is_pending or not decision.patch:
             return None
         return vmi, decision
-
-    def _is_written(self, key: Key, pod: RunningPod) -> bool:
-        """Whether this was just written to, and the watch has yet to bring what came of it; then it is looked at."""
-        written = self._written.get(key)
-        if written is None:
-            return False
-        if pod.resource_version not in written.resource_versions:
-            del self._written[key]
-            return False
-        written.is_last_word = False
-        return True
 
     def _known(self, key: Key, pod: RunningPod, vmi: OwnerReference) -> Facts | None:
         """What is known of the owner.
@@ -334,7 +291,7 @@ class PodReconciler:
         if f'"resourceVersion":"{pod.resource_version}"'.encode() in answer:
             return KubeError(_TAKEN_BACK)
         self._failures.pop(key, None)
-        self._written[key] = _Written(frozenset((held.resource_version, pod.resource_version)), decision.annotations)
+        self._written.add(key, pod, held, decision.annotations)
         self._haste.wrote(key)
         if not is_intact(pod.view.annotations or {}):
             self._restraint.wrote(key)  # somebody else wrote since
@@ -342,13 +299,7 @@ class PodReconciler:
         return None
 
     async def _read(self, key: Key) -> RunningPod | None:
-        try:
-            item = await self._client.get(PODS.object(key[1], key[0]), metadata_only=True)
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
-        return running_pod(item, self._names)
+        return running_pod(await self._client.get(PODS.object(key[1], key[0]), metadata_only=True), self._names)
 
     def _failed(self, key: Key, error: KubeError) -> float | None:
         """Take note of a request that failed; returns the seconds until the next try."""
@@ -381,36 +332,14 @@ class PodReconciler:
             await asyncio.sleep(_TICK_SECONDS)
             self._restraint.prune()
             self._haste.prune()
-            self._look_at_what_came_unheard()
-            self._tell_progress()
+            for key in self._written.unheard():
+                self._queue.add(key)
+            self._progress.tell(self.backlog, self.writes, len(self._failures))
             if self._policies.running() is not self._policy:  # changes are heard of; the end of the grace is not
                 self._policy_changed()
             elif time.monotonic() - looked > PERIOD:
                 looked = time.monotonic()
                 self._look_at_all("time")
-
-    def _look_at_what_came_unheard(self) -> None:
-        """A list that brings a pod as it was before it was written to brings no change."""
-        for key, written in self._written.items():
-            pod = self._pods.get(*key)
-            if pod and pod.resource_version not in written.resource_versions:
-                self._queue.add(key)
-
-    def _tell_progress(self) -> None:
-        if self._round is None:
-            return
-        current, now = self._round, time.monotonic()
-        written = self.writes - current.writes
-        fields = {"why": current.why, "pods": current.pods, "written": written, "left": self.backlog}
-        if not self.backlog:
-            level = logging.INFO if written or self._failures else logging.DEBUG
-            message = "pods are in line, except those that can't be written" if self._failures else "pods are in line"
-            fields |= {"failing": len(self._failures), "seconds": round(now - current.started, 1)}
-            _log.log(level, message, extra=fields)
-            self._round = None
-        elif now - current.told > _PROGRESS_SECONDS:
-            _log.info("bringing pods in line", extra=fields)
-            current.told = now
 
 
 def _is_about_the_pod(error: KubeError) -> bool:

@@ -20,7 +20,13 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
 
+_MAX_DURATION = 64
+"""Characters of a duration; Go takes any number of digits, and pods carry it as it is spelt."""
+
+
 def _hook_timeout(text: str) -> str:
+    if len(text) > _MAX_DURATION:
+        raise ValueError(f"{quoted(text)} is longer than {_MAX_DURATION} characters")
     if parse_go_duration(text) < SECOND:
         raise ValueError(f"{quoted(text)} is shorter than 1s; Velero takes 0 as 30s and waits forever on less")
     return text
