@@ -25,10 +25,10 @@ _MAX_DURATION = 64
 
 
 def _hook_timeout(text: str) -> str:
-    if len(text) > _MAX_DURATION:
-        raise ValueError(f"{quoted(text)} is longer than {_MAX_DURATION} characters")
     if parse_go_duration(text) < SECOND:
         raise ValueError(f"{quoted(text)} is shorter than 1s; Velero takes 0 as 30s and waits forever on less")
+    if len(text) > _MAX_DURATION:
+        raise ValueError(f"{quoted(text)} is longer than {_MAX_DURATION} characters")
     return text
 
 
