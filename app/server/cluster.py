@@ -76,6 +76,12 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
         metrics,
         lambda: all(one.synced and not one.store.stale for one in (*reflectors, policy.reflector)),
     )
+
+    async def lead() -> None:
+        for reflector in reflectors:  # what reviews need is read first
+            await reflector.wait_synced()
+        await leader.run(client, duties.run)
+
     return Parts(
         PodMutator(keeper, facts, settings.names),
         serving,
@@ -86,7 +92,7 @@ def _parts(settings: Settings, client: KubeClient) -> Parts:
             "certificates": partial(certificates.run, client),
             "ca-injector": partial(injector.run, client),
             "ca-injector of validation": partial(guard.run, client),
-            "leader": partial(leader.run, client, duties.run),
+            "leader": lead,
         },
         checks={
             **{reflector.title: _unsynced(reflector) for reflector in reflectors},
