@@ -58,7 +58,7 @@ fmt: venv ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: venv ## Throughput, latency, start-up and memory against rivals, in one run
+bench: venv ## Throughput, latency, start-up, memory and scale against rivals (half an hour)
 	$(BIN)/python -m tests.bench
 
 lock: venv ## Renew requirements.txt and requirements-dev.txt from pyproject.toml
