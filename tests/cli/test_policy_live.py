@@ -238,7 +238,7 @@ class TestWhatStandsOnThePodNow:
 
     def test_a_forged_record_writes_nothing_but_text_to_the_terminal(self, cluster: Cluster) -> None:
         cluster.add_vm()
-        forged = with_record({"pre.hook.backup.velero.io/command": "x"}, Level.APPLICATION, "\x1b[2J\n" * 99, "vm")
+        forged = with_record({"pre.hook.backup.velero.io/command": "x"}, Level.APPLICATION, "\x1b[2J\n" * 40, "vm")
         cluster.add_pod(annotations=forged)
 
         ran = cluster.check(CRASH)
