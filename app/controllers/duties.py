@@ -14,7 +14,7 @@ from app.controllers.pod_reports import PodMetrics, PodReports
 from app.controllers.policy_status import PolicyStatus
 from app.kube.client import KubeClient
 from app.kube.cluster import ClusterStores
-from app.kube.pods import RunningPod, launcher_reflector
+from app.kube.pods import PodIndex, RunningPod, launcher_reflector
 from app.kube.reflector import Reflector
 from app.kube.store import ObjectStore
 from app.settings import Settings
@@ -56,16 +56,17 @@ class Duties:
     async def run(self) -> None:
         """Do the duties of one term, until cancelled."""
         pods: ObjectStore[RunningPod] = ObjectStore()
-        settings = self.settings
+        index, settings = PodIndex(pods), self.settings
         launchers = launcher_reflector(self.client, pods, settings.names, settings.spared_namespaces)
         agents = GuestAgents(
-            pods, self.recorder, self.metrics.agents_missing, settings.names, grace=settings.agent_grace
+            pods, index, self.recorder, self.metrics.agents_missing, settings.names, grace=settings.agent_grace
         )
         guests = agents.reflector(self.client)
         reports = PodReports(self.recorder, self.metrics)
         reconciler = PodReconciler(
             self.client,
             pods,
+            index,
             self.stores,
             self.facts,
             self.policies,
@@ -83,6 +84,7 @@ class Duties:
             settle()
 
         with ExitStack() as ends:
+            ends.callback(index.close)
             ends.callback(reports.close)
             self.metrics.show_backlog(lambda: reconciler.backlog)
             ends.callback(self.metrics.show_backlog, lambda: 0)

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.controllers.events import WARNING, EventRecorder
-from app.controllers.pod_reports import about
+from app.controllers.events import WARNING, EventRecorder, ObjectRef
 from app.core.constants import EFFECTIVE_LEVEL, KubeVirtNames
-from app.core.objects import OwnerReference
 from app.core.policy import Level
 from app.kube.client import Json, KubeClient
 from app.kube.pods import PodIndex, RunningPod
@@ -51,6 +49,7 @@ class GuestAgents:
     def __init__(
         self,
         pods: ObjectStore[RunningPod],
+        index: PodIndex,
         recorder: EventRecorder,
         gauge: Callable[[int], None],
         names: KubeVirtNames,
@@ -58,8 +57,8 @@ class GuestAgents:
         grace: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`gauge` is told how many guests lack their agent; `grace` is in seconds."""
-        self._pods, self._recorder, self._gauge, self._names = pods, recorder, gauge, names
+        """`index` is that of `pods`; `gauge` is told how many guests lack their agent; `grace` is in seconds."""
+        self._pods, self._index, self._recorder, self._gauge, self._names = pods, index, recorder, gauge, names
         self._grace, self._clock = grace, clock
         self._store: ObjectStore[Guest] = ObjectStore()
         self._without: dict[Key, float] = {}
@@ -72,17 +71,15 @@ class GuestAgents:
 
     async def run(self) -> None:
         """Look every few seconds, until cancelled."""
-        index = PodIndex(self._pods)
         told: set[str] = set()
         try:
             while True:
-                told = await self.look(index, told)
+                told = await self.look(told)
                 await asyncio.sleep(_TICK_SECONDS)
         finally:
-            index.close()
             self._gauge(0)
 
-    async def look(self, index: PodIndex, told: set[str]) -> set[str]:
+    async def look(self, told: set[str]) -> set[str]:
         """Tell of those that lack their agent and are not among `told`; returns the UIDs of all that are told by now.
 
         Not of all at once, as Events of other things wait in the same queue.
@@ -92,32 +89,32 @@ class GuestAgents:
         for number, (key, since) in enumerate(tuple(self._without.items())):
             if number % _LOOKED_AT_AT_A_STRETCH == 0:
                 await asyncio.sleep(0)  # reviews get their turn
-            found = self._to_be_frozen(index, key) if since <= due else None
-            if found is None:
+            held = self._store.get(*key)
+            level = self._frozen_at(held) if held and since <= due else None
+            if held is None or level is None:
                 continue
-            level, vmi = found
             lacking += 1
-            if vmi.uid in told:
-                still.add(vmi.uid)
+            if held.uid in told:
+                still.add(held.uid)
             elif room:
                 room -= 1
-                still.add(vmi.uid)
-                self._tell(key[0], vmi, level)
+                still.add(held.uid)
+                self._tell(key, held, level)
         self._gauge(lacking)
         return still
 
-    def _tell(self, namespace: str, vmi: OwnerReference, level: str) -> None:
+    def _tell(self, key: Key, held: Guest, level: str) -> None:
         message = f"level {level} is asked for, but the guest agent is not connected: no backup freezes this guest"
-        self._recorder.record(about(namespace, vmi), WARNING, GUEST_AGENT_NOT_CONNECTED, message, recurring=True)
+        where = ObjectRef(self._names.api_version, self._names.instance_kind, *key, held.uid)
+        self._recorder.record(where, WARNING, GUEST_AGENT_NOT_CONNECTED, message, recurring=True)
 
-    def _to_be_frozen(self, index: PodIndex, key: Key) -> tuple[str, OwnerReference] | None:
-        held = self._store.get(*key)
-        for pod_key in index.of_owner(held.uid) if held else ():
-            pod = self._pods.get(*pod_key)
+    def _frozen_at(self, held: Guest) -> str | None:
+        """The level of the guest's pod, if that freezes it."""
+        for key in self._index.of_owner(held.uid):
+            pod = self._pods.get(*key)
             level = (pod.view.annotations or {}).get(EFFECTIVE_LEVEL, "") if pod else ""
-            if held and level in (Level.FILESYSTEM, Level.APPLICATION):
-                names = self._names
-                return level, OwnerReference(f"{names.api_group}/v1", names.instance_kind, key[1], held.uid)
+            if level in (Level.FILESYSTEM, Level.APPLICATION):
+                return level
         return None
 
     def _changed(self, key: Key, old: Guest | None, new: Guest | None) -> None:

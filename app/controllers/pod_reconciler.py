@@ -86,6 +86,7 @@ class PodReconciler:
         self,
         client: KubeClient,
         pods: ObjectStore[RunningPod],
+        index: PodIndex,
         stores: ClusterStores,
         facts: KnownFacts,
         policies: RunningPolicies,
@@ -95,8 +96,8 @@ class PodReconciler:
         per_second: float,
         concurrency: int,
     ) -> None:
-        """`pods` holds what runs; `in_touch` tells whether that and `stores` are up to date."""
-        self._client, self._pods, self._stores, self._facts = client, pods, stores, facts
+        """`pods` holds what runs, with its `index`; `in_touch` tells whether that and `stores` are up to date."""
+        self._client, self._pods, self._index, self._stores, self._facts = client, pods, index, stores, facts
         self._policies, self._reports, self._concurrency = policies, reports, concurrency
         self._names: KubeVirtNames = stores.names
         self._instances: InstanceIndex  # while it runs
@@ -128,7 +129,7 @@ class PodReconciler:
 
     @contextmanager
     def _subscribed(self) -> Iterator[None]:
-        index, stores = PodIndex(self._pods), self._stores
+        index, stores = self._index, self._stores
         self._instances = InstanceIndex(stores.instances)
 
         def of_machine(key: Key) -> Collection[Key]:
@@ -138,7 +139,6 @@ class PodReconciler:
         with ExitStack() as ends:
             ends.callback(self._instances.close)
             ends.callback(self._queue.close)
-            ends.callback(index.close)
             ends.callback(self._pods.subscribe(self._pod_changed))
             for store, pods_of in (
                 (stores.machines, lambda key, _: of_machine(key)),

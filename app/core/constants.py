@@ -63,6 +63,11 @@ class KubeVirtNames:
     freezer: str = "/usr/bin/virt-freezer"
 
     @property
+    def api_version(self) -> str:
+        """The apiVersion of VirtualMachines and VirtualMachineInstances."""
+        return f"{self.api_group}/v1"
+
+    @property
     def machine_kind(self) -> str:
         """The kind of what upstream calls VirtualMachine."""
         return f"{self.kind_prefix}VirtualMachine"

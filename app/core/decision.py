@@ -87,20 +87,33 @@ def discarding(pod: PodView, decision: Decision) -> Decision:
 
     Later UPDATEs would keep what it vouches for.
     """
+    return _leaving(pod, _hooks(pod), decision)
+
+
+def _hooks(pod: PodView) -> dict[str, str]:
     current = pod.annotations or {}
-    own = {key: current[key] for key in HOOK_KEYS if key in current}
+    return {key: current[key] for key in HOOK_KEYS if key in current}
+
+
+def _leaving(pod: PodView, own: Mapping[str, str], decision: Decision) -> Decision:
+    """Complete a decision that takes things away: of the product's keys, only `own` is left on the pod."""
     patch = annotation_patch(pod.annotations, own)
     if not patch:
         return decision
     return replace(decision, action=Action.PATCH, patch=patch, annotations=patched(pod.annotations, own))
 
 
+def _without_policy(state: PolicyState) -> Reason:
+    return Reason.POLICY_UNKNOWN if state.error is None else Reason.POLICY_INVALID
+
+
 def decide(pod: PodView, vmi: OwnerReference, facts: Facts, state: PolicyState, names: KubeVirtNames) -> Decision:
     """Decide what `pod`, which `recognise` found to be the launcher of `vmi`, should carry."""
     policy = state.policy
     if policy is None:
-        reason = Reason.POLICY_UNKNOWN if state.error is None else Reason.POLICY_INVALID
-        return undecided(pod, reason, f"the policy can't be used: {state.error or 'it has not been read yet'}")
+        return undecided(
+            pod, _without_policy(state), f"the policy can't be used: {state.error or 'it has not been read yet'}"
+        )
     selection = select_level(policy, facts, pod, names)
     if selection.level is None:
         decided_by, refusals = selection.decided_by, selection.refusals
@@ -124,8 +137,7 @@ def decide_running(
     Where that can't be told, all of the pod stays as it is, its record too: that was written when it could be told.
     """
     if state.policy is None:
-        reason = Reason.POLICY_UNKNOWN if state.error is None else Reason.POLICY_INVALID
-        return Decision(Action.NONE, reason)
+        return Decision(Action.NONE, _without_policy(state))
     if facts.vmi is None:
         return Decision(Action.NONE, Reason.OWNER_GONE)  # the pod follows; without its owner's wishes it would change
     return decide(pod, vmi, facts, state, names)
@@ -163,17 +175,14 @@ def _kept(new: PodView, before: Mapping[str, str]) -> Decision:
 
 def _without_news(new: PodView, before: Mapping[str, str]) -> Decision:
     """Put the record alone back to what it was `before`, as nothing vouches for the hooks."""
-    current = new.annotations or {}
-    own = {key: current[key] for key in HOOK_KEYS if key in current}
-    own |= {key: before[key] for key in RECORD_KEYS if key in before}
+    own = _hooks(new) | {key: before[key] for key in RECORD_KEYS if key in before}
     return _written(new, own, Decision(Action.PATCH, Reason.NO_RECORD))
 
 
 def _handed_back(pod: PodView, vmi: OwnerReference, facts: Facts, names: KubeVirtNames) -> Mapping[str, str]:
     """Return what KubeVirt would write on a pod that carries our own hooks; anybody else's stay as they are."""
-    current = pod.annotations or {}
-    if not is_intact(current):
-        return {key: current[key] for key in HOOK_KEYS if key in current}
+    if not is_intact(pod.annotations or {}):
+        return _hooks(pod)
     return {} if kubevirt_skips(facts, names) else kubevirt_hooks(pod.namespace, vmi.name, names)
 
 
@@ -195,11 +204,6 @@ def _stripped(pod: PodView, own: Mapping[str, str]) -> Decision:
 
     Or else whoever fills a pod's annotations could keep any hooks. KubeVirt's own are mostly those that should.
     """
-    current = pod.annotations or {}
-    right = {key: current[key] for key in HOOK_KEYS if key in current and own.get(key) == current[key]}
+    right = {key: value for key, value in _hooks(pod).items() if own.get(key) == value}
     trouble = f"hooks are missing: the pod's annotations would exceed {MAX_ANNOTATIONS_BYTES} bytes"
-    decision = Decision(Action.NONE, Reason.TOO_LARGE, trouble=trouble)
-    patch = annotation_patch(pod.annotations, right)
-    if not patch:
-        return decision
-    return replace(decision, action=Action.PATCH, patch=patch, annotations=patched(pod.annotations, right))
+    return _leaving(pod, right, Decision(Action.NONE, Reason.TOO_LARGE, trouble=trouble))

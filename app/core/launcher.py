@@ -116,7 +116,7 @@ def recognise_running(
         return NotLauncher.EPHEMERAL
     if pod.terminating:
         return NotLauncher.TERMINATING
-    return OwnerReference(f"{names.api_group}/v1", names.instance_kind, instance.name, instance.uid)
+    return OwnerReference(names.api_version, names.instance_kind, instance.name, instance.uid)
 
 
 def lean(pod: PodView, names: KubeVirtNames) -> PodView:

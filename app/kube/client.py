@@ -118,9 +118,7 @@ class KubeClient:
         """GET a collection, or the part of it that `limit` and `continue` in `params` name."""
         accept = _ACCEPT_METADATA_LIST if metadata_only else _ACCEPT
         content = await self._answered("GET", path, params, accept, timeout)
-        body = read_page(content) if metadata_only else _json(content)
-        if body is None:
-            raise UnreadableAnswer(f"{self.server}: the answer to GET {path} is no JSON object: {content[:60]!r}")
+        body = self._read(f"GET {path}", content, read_page(content) if metadata_only else _json(content))
         items, metadata = body.get("items"), body.get("metadata")
         if not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
             raise UnreadableAnswer(f"{self.server}: {path} is not a list of objects")
@@ -195,21 +193,15 @@ class KubeClient:
                     raise ApiError.from_status(event.object)
                 yield event
 
-    async def _json(
-        self,
-        method: str,
-        path: str,
-        params: Params | None,
-        accept: str,
-        timeout: float,
-        body: object = None,
-        content_type: str | None = None,
-    ) -> Json:
-        content = await self._answered(method, path, params, accept, timeout, body, content_type)
-        answer = _json(content)
-        if answer is None:
-            raise UnreadableAnswer(f"{self.server}: the answer to {method} {path} is no JSON object: {content[:60]!r}")
-        return answer
+    def _read(self, request: str, content: bytes, body: Json | None) -> Json:
+        if body is None:
+            raise UnreadableAnswer(f"{self.server}: the answer to {request} is no JSON object: {content[:60]!r}")
+        return body
+
+    async def _json(self, method: str, path: str, *request: Any) -> Json:
+        """`_answered`, and the object that it is."""
+        content = await self._answered(method, path, *request)
+        return self._read(f"{method} {path}", content, _json(content))
 
     async def _answered(
         self,

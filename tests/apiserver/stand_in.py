@@ -2,7 +2,6 @@
 
 import base64
 import json
-import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -107,48 +106,3 @@ class StandInWebhook:
                 pass
 
         return Handler
-
-
-class Line:
-    """A TCP line to a port of loopback, which goes dead without a word, and comes back with nothing lost."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._intact = threading.Event()
-        self._intact.set()
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._sockets = [self._listener]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def go_dead(self) -> None:
-        """From now on, whatever is sent waits."""
-        self._intact.clear()
-
-    def come_back(self) -> None:
-        """Deliver what waited, and go on."""
-        self._intact.set()
-
-    def close(self) -> None:
-        """Break every connection."""
-        self._intact.set()
-        for one in self._sockets:
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):  # closed
-            while True:
-                near, far = self._listener.accept()[0], socket.create_connection((LOOPBACK, self._target))
-                self._sockets += [near, far]
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
-
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                self._intact.wait()
-                sink.sendall(data)
-        with suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)

@@ -9,9 +9,9 @@ import pytest
 from tests.apiserver.creation import start_vm, timeout_of
 from tests.apiserver.pods import LEVEL, PRE, decided, hooks, kubevirt_hooks, owner_of, pod_like_a_launcher, record
 from tests.apiserver.routing import lead_to
-from tests.apiserver.stand_in import Line
 from tests.controlplane import ControlPlane, launcher_pod, make_vm, wait_for
 from tests.installation import NAME, NAMESPACE, Installation, Replica, annotations
+from tests.line import Line
 
 BLIND = "blind"
 DEADLINE = 1.0
@@ -103,7 +103,7 @@ def line(apart: Installation) -> Iterator[Line]:
     """The line between a second replica and the API server."""
     made = Line(int(apart.cp.url.rpartition(":")[2]))
     yield made
-    made.close()
+    made.end()
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_dead_line_costs_no_more_than_the_deadline(
 ) -> None:
     client = apart.cp.client
     wait_for(lambda: _knows_namespace(apart, namespace_apart, far), what="the namespace to be known")
-    line.go_dead()
+    line.go_silent()
 
     pod, creation = start_vm(apart.cp, "db", namespace_apart)
 
@@ -139,7 +139,7 @@ def test_a_dead_line_costs_no_more_than_the_deadline(
     assert f"did not answer within {DEADLINE:g} s" in client.warnings[0]
     assert far.ops("/livez")[0] == 200
 
-    line.come_back()
+    line.deliver()
 
     pod, _ = start_vm(apart.cp, "after", namespace_apart)
     assert (hooks(pod), decided(pod)) == ({}, ("crash", "vm"))
@@ -164,7 +164,7 @@ def test_what_is_known_is_decided_without_the_api_server(
 
     wait_for(known, what="the replica to have seen the VM")
     failures = far.metric("vm_consistency_decisions_total", **LOOKUP_FAILED)
-    line.go_dead()
+    line.go_silent()
 
     again = client.create(pod_like_a_launcher(namespace_apart, owner_of(vmi)), dry_run=True)
     assert (hooks(again), decided(again)) == ({}, ("crash", "vm"))

@@ -21,7 +21,7 @@ from app.core.policy import BUILT_IN, Policy
 from app.kube.client import JSON_PATCH, Json, KubeClient
 from app.kube.cluster import ClusterStores
 from app.kube.lookup import StoreFacts
-from app.kube.pods import RunningPod, running_pod
+from app.kube.pods import PodIndex, RunningPod, running_pod
 from app.kube.resources import PODS
 from app.kube.store import Key, ObjectStore
 from app.server.metrics import Metrics
@@ -137,6 +137,7 @@ class Cluster:
         self.reports = PodReports(self.recorder, self.metrics)
         self.in_touch = True
         self.facts = StoreFacts(client, self.stores, 1.0)
+        self.index = PodIndex(self.api.pods)
         self.reconciler = self.make_reconciler(client)
 
     def make_reconciler(self, client: KubeClient, *, per_second: float = 0, concurrency: int = 4) -> PodReconciler:
@@ -144,6 +145,7 @@ class Cluster:
         return PodReconciler(
             client,
             self.api.pods,
+            self.index,
             self.stores,
             self.facts,
             self.keeper,

@@ -26,8 +26,10 @@ class Guests:
         self.pods: ObjectStore[RunningPod] = ObjectStore()
         self.recorder = Recorder()
         self.shown = 0
-        self.agents = GuestAgents(self.pods, self.recorder, self.show, UPSTREAM, grace=GRACE, clock=lambda: self.now)
         self.index = PodIndex(self.pods)
+        self.agents = GuestAgents(
+            self.pods, self.index, self.recorder, self.show, UPSTREAM, grace=GRACE, clock=lambda: self.now
+        )
         self.told: set[str] = set()
 
     def show(self, count: int) -> None:
@@ -51,7 +53,7 @@ class Guests:
     def look(self, after: float = 0) -> int:
         """Let time pass and look; returns how many guests are shown to lack their agent."""
         self.now += after
-        self.told = asyncio.run(self.agents.look(self.index, self.told))
+        self.told = asyncio.run(self.agents.look(self.told))
         return self.shown
 
 
@@ -189,7 +191,6 @@ def test_guests_that_come_and_go_leave_nothing_behind(guests: Guests) -> None:
 @in_no_time
 async def test_the_end_of_a_term_shows_nobody_and_leaves_no_subscription() -> None:
     guests = Guests()
-    guests.index.close()
     guests.instance("db")
     guests.pod("db-pod", "db")
     running = asyncio.create_task(guests.agents.run())
@@ -202,6 +203,7 @@ async def test_the_end_of_a_term_shows_nobody_and_leaves_no_subscription() -> No
     with suppress(asyncio.CancelledError):
         await running
     assert guests.shown == 0
+    guests.index.close()  # which is the term's
     assert guests.pods._callbacks == []
 
 

@@ -11,6 +11,7 @@ import pytest
 from app.controllers.leader import Leader, new_identity
 from app.controllers.lease import LeaseTimings
 from app.kube.client import ApiError, ApiUnavailable, Json
+from tests.clock import Clock
 from tests.controllers.stand_in import StandInApi
 from tests.kube.support import eventually
 
@@ -20,16 +21,6 @@ EMPTY: Json = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadat
 DURATION, DEADLINE = LeaseTimings().duration, LeaseTimings().deadline
 QUICK = LeaseTimings(duration=60, deadline=50, renew=0.02, request=5, stop=0.2, release=0.2, restart=0.01)
 """For the parts that no clock drives: renews at once, and never expires within a test."""
-
-
-class Clock:
-    """Each replica's is its own, so that tests can let them differ."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

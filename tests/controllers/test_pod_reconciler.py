@@ -856,6 +856,7 @@ class TestLife:
             await rest()
             assert len(asyncio.all_tasks()) > len(tasks)
             assert remembered(cluster)["timers"] == 2
+        cluster.index.close()  # which is the term's
         stores = cluster.stores
         for store in (cluster.api.pods, stores.namespaces, stores.instances, stores.machines, stores.kubevirts):
             assert cast("ObjectStore[object]", store)._callbacks == []

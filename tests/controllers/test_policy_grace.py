@@ -4,16 +4,10 @@ import pytest
 
 from app.controllers.policy_keeper import PolicyKeeper
 from app.core.policy import BUILT_IN, Standing
+from tests.clock import Clock
 from tests.factories import policy_text
 
 CRASH = policy_text(default={"level": "crash"})
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -8,14 +8,7 @@ import pytest
 from app.controllers import restraint
 from app.controllers.restraint import Gate, Rate, Restraint
 from app.kube.client import ApiError, ApiUnavailable
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 async def test_no_rate_is_no_limit() -> None:

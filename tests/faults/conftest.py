@@ -8,8 +8,8 @@ import pytest
 from tests.controlplane import ControlPlane, wait_for
 from tests.faults.fleet import Fleet, policy
 from tests.faults.ledger import Watchman, assert_quiet
-from tests.faults.line import Line
 from tests.installation import NAME, NAMESPACE, Installation, Replica
+from tests.line import Line
 
 RATE = 15
 """Writes per second: slow enough for a fault to strike amidst a change of all pods."""

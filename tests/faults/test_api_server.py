@@ -7,8 +7,8 @@ import pytest
 from tests.controlplane import ControlPlane, wait_for
 from tests.faults.fleet import Fleet, policy
 from tests.faults.ledger import Ledger, amidst
-from tests.faults.line import Line
 from tests.installation import Installation, Replica
+from tests.line import Line
 
 pytestmark = pytest.mark.usefixtures("well")
 

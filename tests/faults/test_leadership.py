@@ -7,8 +7,8 @@ from tests.controlplane import Client, wait_for
 from tests.faults.conftest import RATE
 from tests.faults.fleet import Fleet, policy
 from tests.faults.ledger import Ledger, Watchman, amidst, assert_quiet
-from tests.faults.line import Line
 from tests.installation import NAME, NAMESPACE, Installation, Replica
+from tests.line import Line
 
 DURATION = 10
 """Seconds of the Lease."""

@@ -11,8 +11,8 @@ from tests.apiserver.pods import LEVEL
 from tests.controlplane import Client, ControlPlane, wait_for
 from tests.faults.fleet import Fleet, crashed, frozen, policy
 from tests.faults.ledger import Ledger
-from tests.faults.line import Line
 from tests.installation import NAME, Installation, Replica
+from tests.line import Line
 
 pytestmark = pytest.mark.usefixtures("well")
 

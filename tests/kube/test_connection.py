@@ -17,6 +17,7 @@ from kubernetes.aio.config.kube_config import load_kube_config
 from app.kube import connection
 from app.kube.client import ApiError, ApiUnavailable, Json, KubeClient
 from app.kube.connection import ConfigError, Configuration, KubeconfigRefresh, load
+from tests.clock import Clock
 from tests.controlplane import ControlPlane
 from tests.kube.support import client_of
 
@@ -43,16 +44,6 @@ def _kubeconfig(api: ControlPlane, path: Path, user: Json) -> Path:
 
 def _write(path: Path, content: str) -> None:
     path.write_text(content)
-
-
-class Clock:
-    """Seconds, moved by the test."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
