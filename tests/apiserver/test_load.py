@@ -89,4 +89,5 @@ def _by_us(events: list[Json]) -> list[Json]:
 
 
 def _writes(event: Json) -> bool:
-    return event["verb"] not in ("get", "list", "watch")
+    """Whether something was written, other than the Lease that the leader renews every few seconds."""
+    return event["verb"] not in ("get", "list", "watch") and event["objectRef"]["resource"] != "leases"
