@@ -7,6 +7,7 @@ as Continue while it is logged as Fail, and a missing timeout means 30 s.
 
 import json
 
+from app.core.budget import post_budget, pre_budget, total
 from app.core.constants import (
     COMMAND,
     CONTAINER,
@@ -17,24 +18,26 @@ from app.core.constants import (
     TIMEOUT,
     KubeVirtNames,
 )
+from app.core.hook_scripts import commands
 from app.core.policy import Hooks, Level
-
-RENDERABLE = frozenset({Level.CRASH, Level.FILESYSTEM})
-"""Levels that this version can write; a source that asks for another is passed over."""
+from app.core.profiles import NO_STEPS, Profile
 
 NOOP = ["/bin/true"]
 
 
-def render_hooks(level: Level, hooks: Hooks, namespace: str, vmi: str, names: KubeVirtNames) -> dict[str, str]:
+def render_hooks(
+    level: Level, profile: Profile, hooks: Hooks, namespace: str, vmi: str, names: KubeVirtNames
+) -> dict[str, str]:
     """Return the hook annotations of `level`; none of the twelve keys besides them may stand on the pod.
 
-    With the default settings the five keys that KubeVirt manages equal its own byte for byte (kubevirt v1.8.4,
-    pkg/storage/velero/annotations.go), so that its re-sync finds nothing to do.
+    `profile` counts for level application only. With the default settings the five keys that KubeVirt manages equal its
+    own byte for byte at level filesystem (kubevirt v1.8.4, pkg/storage/velero/annotations.go), so that its re-sync
+    finds nothing to do.
     """
     if level is Level.CRASH:
         return _both(NOOP, NOOP, hooks, names) if hooks.crash_noop else {}
-    if level not in RENDERABLE:
-        raise ValueError(f"level {level} can't be rendered")
+    if is_script(level, hooks):
+        return _scripts(profile if level is Level.APPLICATION else NO_STEPS, hooks, namespace, vmi, names)
     target = ["--name", vmi, "--namespace", namespace]
     freeze = [names.freezer, "--freeze", *target]
     if hooks.auto_thaw_seconds is not None:
@@ -44,8 +47,22 @@ def render_hooks(level: Level, hooks: Hooks, namespace: str, vmi: str, names: Ku
 
 def kubevirt_hooks(namespace: str, vmi: str, names: KubeVirtNames) -> dict[str, str]:
     """Return the keys that KubeVirt itself would write, for a pod that is handed back to it."""
-    rendered = render_hooks(Level.FILESYSTEM, Hooks(), namespace, vmi, names)
+    rendered = render_hooks(Level.FILESYSTEM, NO_STEPS, Hooks(), namespace, vmi, names)
     return {key: rendered[key] for key in KUBEVIRT_HOOK_KEYS}
+
+
+def is_script(level: Level, hooks: Hooks) -> bool:
+    """Whether the hooks are scripts, whose timeouts are computed, and not virt-freezer alone."""
+    return level is Level.APPLICATION or (level is Level.FILESYSTEM and hooks.require_frozen)
+
+
+def _scripts(profile: Profile, hooks: Hooks, namespace: str, vmi: str, names: KubeVirtNames) -> dict[str, str]:
+    pre, post = commands(profile, hooks, names.freezer).of(namespace, vmi)
+    computed = {
+        PRE + TIMEOUT: f"{total(pre_budget(profile, hooks))}s",
+        POST + TIMEOUT: f"{total(post_budget(profile, hooks))}s",
+    }
+    return _both(pre, post, hooks, names) | computed
 
 
 def _both(pre: list[str], post: list[str], hooks: Hooks, names: KubeVirtNames) -> dict[str, str]:

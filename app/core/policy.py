@@ -1,10 +1,12 @@
 """A policy that has been read and found good, in the shape in which decisions use it."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.core.objects import NamespaceView
+from app.core.profiles import Profile
 from app.core.selectors import Labels, LabelSelector
 
 
@@ -103,8 +105,8 @@ class Policy:
     mode: Mode = Mode.ENFORCE
     default: Choice = Choice(source="default")
     rules: tuple[Rule, ...] = ()
-    profiles: frozenset[str] = frozenset()
-    """Names that annotations may refer to: the policy's own profiles and the built-in ones."""
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    """By the names that annotations may refer to: the policy's own profiles and the built-in ones."""
 
     def choice_for(self, namespace: NamespaceView, template_labels: Labels) -> Choice:
         """The first rule that matches, else the default."""

@@ -1,19 +1,28 @@
 """What is wrong or doubtful about a policy whose every field is well-formed: the parts don't fit together."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
 
+from app.core.budget import FREEZER_AUTO_THAW_SECONDS
 from app.core.duration import SECOND, parse_go_duration
+from app.core.hook_scripts import MAX_COMMAND_BYTES, command_size
 from app.core.policy import Hooks
-from app.core.policy_schema import BUILT_IN_PROFILES, ChoiceDocument, HooksDocument, Path, PolicyDocument, RuleDocument
+from app.core.policy_schema import (
+    ChoiceDocument,
+    HooksDocument,
+    Path,
+    PolicyDocument,
+    ProfileDocument,
+    RuleDocument,
+    built_in_profiles,
+)
+from app.core.profiles import Shell
 from app.core.text import quoted
 
 _APPLICATION = "application"
-_FREEZER_AUTO_THAW_SECONDS = 300
-"""virt-freezer's own default (kubevirt v1.8.4, cmd/virt-freezer/virt-freezer.go)."""
-
 _Fields = dict[str, Any]
 
 
@@ -28,13 +37,16 @@ def inconsistencies(document: object) -> Iterator[tuple[Path, str]]:
     rules: dict[Path, _Fields] = {
         ("rules", index): _fields(rule) for index, rule in enumerate(_items(policy.get("rules")))
     }
-    known = BUILT_IN_PROFILES | _fields(policy.get("profiles")).keys()
+    profiles = _fields(policy.get("profiles"))
+    known = frozenset(built_in_profiles()) | profiles.keys()
     yield from _names_twice(rules)
     for path, choice in [(("default",), default), *rules.items()]:
         yield from _unknown_profiles(path, choice, known)
         if choice.get("level") == _APPLICATION and choice.get("profile") is None and default.get("profile") is None:
             yield (*path, "level"), "level application needs a profile, here or in default"
     yield from _auto_thaws(policy, rules)
+    for name, profile in profiles.items():
+        yield from _too_long(("profiles", name), profile)
 
 
 def _fields(value: object) -> _Fields:
@@ -90,28 +102,38 @@ def _auto_thaw(path: Path, written: HooksDocument, merged: Hooks) -> Iterator[tu
     if seconds is not None and seconds * SECOND <= thaw:
         field = (*path, "autoThaw") if written.auto_thaw is not None else (*path, "thaw", "timeout")
         yield field, f"autoThaw ({seconds}s) must exceed thaw.timeout ({merged.thaw_timeout})"
-    elif seconds is None and thaw >= _FREEZER_AUTO_THAW_SECONDS * SECOND:
+    elif seconds is None and thaw >= FREEZER_AUTO_THAW_SECONDS * SECOND:
         message = f"thaw.timeout ({merged.thaw_timeout}) reaches virt-freezer's own 300s; set autoThaw above it"
         yield (*path, "thaw", "timeout"), message
 
 
-_NO_REQUIRE_FROZEN = "requireFrozen is not part of this version: the freeze is not verified"
+def _too_long(path: Path, written: object) -> Iterator[tuple[Path, str]]:
+    try:
+        profile = ProfileDocument.model_validate_json(json.dumps(written)).compiled()
+    except ValidationError:
+        return  # told by the schema
+    size = command_size(profile)
+    if size > MAX_COMMAND_BYTES:
+        message = (
+            f"the hooks that run these steps come to {size} bytes; they travel in a URL, {MAX_COMMAND_BYTES} is the "
+            "limit. Put what the steps do into a program in the guest, and call that"
+        )
+        yield path, message
 
 
 def doubts(policy: PolicyDocument) -> Iterator[tuple[Path, str]]:
     """Yield what is allowed but hardly meant, with its path."""
-    for path, choice in _choices(policy):
-        if choice.level == _APPLICATION:
-            yield (*path, "level"), "level application is not part of this version: the next source decides"
+    for name, profile in policy.profiles.items():
+        if profile.shell == Shell.POWERSHELL and profile.resume:
+            message = (
+                "these steps never run if the post hook doesn't come: with powershell no timer in the guest does it"
+            )
+            yield ("profiles", name, "resume"), message
     guards = [set[str](choice.allow) for _, choice in _choices(policy) if choice.allow is not None]
     for index, rule in enumerate(policy.rules):
         path = ("rules", index)
         if rule.match.template_selector is not None:
             yield from _open_to_tenants(path, rule, guards)
-        if rule.hooks.require_frozen:
-            yield (*path, "hooks", "requireFrozen"), _NO_REQUIRE_FROZEN
-    if policy.hooks.require_frozen:
-        yield ("hooks", "requireFrozen"), _NO_REQUIRE_FROZEN
 
 
 def _open_to_tenants(path: Path, rule: RuleDocument, guards: list[set[str]]) -> Iterator[tuple[Path, str]]:

@@ -1,18 +1,23 @@
 """The policy as its admin writes it, and its translation into the shape in which decisions use it."""
 
+import json
 import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.alias_generators import to_camel
 
 from app.core.duration import SECOND, parse_go_duration
 from app.core.launcher import is_dns_subdomain
 from app.core.policy import Choice, Guard, Hooks, Level, Match, Mode, Policy, Rule
+from app.core.profiles import Profile, Shell, Step
 from app.core.selectors import OPERATORS, LabelSelector, Requirement, compile_patterns
 from app.core.text import quoted
 
-BUILT_IN_PROFILES = frozenset({"postgresql", "mysql", "mariadb", "mongodb", "redis", "sqlserver", "script"})
 UNMANAGED = "unmanaged"
 _HOUR_SECONDS = 3600
 
@@ -79,12 +84,22 @@ def _unique(items: tuple[str, ...]) -> tuple[str, ...]:
     return items
 
 
+def _code(text: str) -> str:
+    if not text.strip():
+        raise ValueError("there is nothing to run")
+    strange = next((char for char in text if not char.isprintable() and char not in "\t\n"), None)
+    if strange is not None:
+        raise ValueError(f"the character U+{ord(strange):04X} can't be passed to a guest")
+    return text
+
+
 HookTimeout = Annotated[str, AfterValidator(_hook_timeout)]
 WholeSeconds = Annotated[str, AfterValidator(_whole_seconds)]
 Name = Annotated[str, AfterValidator(_dns_label)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 LabelKey = Annotated[str, AfterValidator(_label_key)]
 LabelValue = Annotated[str, AfterValidator(_label_value)]
+Code = Annotated[str, AfterValidator(_code)]
 Allowed = Literal["crash", "filesystem", "application", "unmanaged"]
 
 
@@ -221,7 +236,7 @@ class StepDocument(_Document):
     """One step of a profile, run in the guest."""
 
     name: Name
-    run: str = Field(min_length=1)
+    run: Code
     timeout: WholeSeconds = "30s"
 
 
@@ -240,6 +255,22 @@ class ProfileDocument(_Document):
     quiesce: Steps = ()
     resume: Steps = ()
 
+    def compiled(self) -> Profile:
+        """Return it in the shape in which hooks are rendered from it."""
+        return Profile(Shell(self.shell), _compiled(self.quiesce), _compiled(self.resume))
+
+
+def _compiled(steps: tuple[StepDocument, ...]) -> tuple[Step, ...]:
+    return tuple(Step(step.name, step.run, parse_go_duration(step.timeout) // SECOND) for step in steps)
+
+
+@cache
+def built_in_profiles() -> Mapping[str, Profile]:
+    """Return the profiles that are shipped, from app/core/built_in_profiles.yaml."""
+    text = (files("app.core") / "built_in_profiles.yaml").read_text("utf-8")
+    documents = TypeAdapter(dict[Name, ProfileDocument]).validate_json(json.dumps(yaml.safe_load(text)))
+    return {name: document.compiled() for name, document in documents.items()}
+
 
 class PolicyDocument(_Document):
     """The whole of `policy.yaml`."""
@@ -251,11 +282,6 @@ class PolicyDocument(_Document):
     rules: tuple[RuleDocument, ...] = ()
     hooks: HooksDocument = HooksDocument()
     profiles: dict[Name, ProfileDocument] = Field(default_factory=dict)
-
-    @property
-    def profile_names(self) -> frozenset[str]:
-        """The policy's own profiles and the built-in ones."""
-        return BUILT_IN_PROFILES | self.profiles.keys()
 
     def compiled(self) -> Policy:
         """Return it in the shape in which decisions use it; call `inconsistencies` first."""
@@ -271,7 +297,7 @@ class PolicyDocument(_Document):
                 )
                 for rule in self.rules
             ),
-            profiles=self.profile_names,
+            profiles={**built_in_profiles(), **{name: profile.compiled() for name, profile in self.profiles.items()}},
         )
 
 

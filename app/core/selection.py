@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.core.constants import LEVEL, MANAGED, PROFILE, KubeVirtNames
-from app.core.hooks import RENDERABLE
 from app.core.launcher import PodView
 from app.core.objects import SILENT, Facts, Wishes
 from app.core.policy import Choice, Guard, Hooks, Level, Policy
@@ -25,7 +24,6 @@ class Refused(StrEnum):
 
     UNKNOWN_LEVEL = "unknown-level"
     LEVEL_NOT_ALLOWED = "level-not-allowed"
-    LEVEL_UNAVAILABLE = "level-unavailable"
     UNKNOWN_INSTANCE = "unknown-instance"
     PROFILE_MISSING = "profile-missing"
     UNKNOWN_PROFILE = "unknown-profile"
@@ -181,9 +179,6 @@ class _Selector:
             return None
         if ask.guarded and level not in self.guard.levels:
             self._pass_over(ask, Refused.LEVEL_NOT_ALLOWED, f"level {level} is not allowed by the policy here")
-            return None
-        if level not in RENDERABLE:
-            self._pass_over(ask, Refused.LEVEL_UNAVAILABLE, f"level {level} is not part of this version")
             return None
         if level is not Level.APPLICATION:
             return level, None
