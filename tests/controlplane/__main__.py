@@ -1,4 +1,5 @@
-"""`python -m tests.controlplane [PART...]`: build the parts named, or all, and print where they are."""
+"""`python -m tests.controlplane [PART...]`: build the parts named, or all that `make test` needs, and print where
+they are."""
 
 import sys
 

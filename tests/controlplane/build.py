@@ -1,6 +1,7 @@
 """Builds the real parts of the control plane from Go modules, once, into a cache outside the checkout.
 
-`python -m tests.controlplane [PART...]` builds what is missing and prints where it is.
+`python -m tests.controlplane [PART...]` builds what is missing and prints where it is. Parts that only the tests with a
+real guest need are built when they are asked for by name.
 
 Environment: VM_CONSISTENCY_CACHE is the cache folder (default `$XDG_CACHE_HOME/vm-consistency`, else
 `~/.cache/vm-consistency`). With KUBEBUILDER_ASSETS set, etcd, kube-apiserver and kubectl come from that folder, as
@@ -30,7 +31,8 @@ class Part:
     """One Go module and what is built from it.
 
     `binaries` maps a file name to the Go package it is built from; `printed` maps a file name to a package whose
-    program prints that file. Linker flags `-s -w` are always given.
+    program prints that file. Linker flags `-s -w` are always given. `on_demand`: only tests/e2e needs it. `cgo`: it
+    links against a C library of this machine, so it is built with a C compiler.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Part:
     binaries: Mapping[str, str]
     printed: Mapping[str, str] = field(default_factory=dict)
     ldflags: str = ""
+    on_demand: bool = False
+    cgo: bool = False
 
     @property
     def files(self) -> frozenset[str]:
@@ -61,6 +65,31 @@ PARTS: Mapping[str, Part] = {
             {"virt-controller": "kubevirt.io/kubevirt/cmd/virt-controller"},
             printed={"kubevirt-crds.json": "./crds"},
         ),
+        Part(
+            "kubevirt-tools",  # what a hook calls in the container `compute`
+            _MODULES / "kubevirt",
+            {
+                "virt-freezer": "kubevirt.io/kubevirt/cmd/virt-freezer",
+                "virt-probe": "kubevirt.io/kubevirt/cmd/virt-probe",
+            },
+            on_demand=True,
+        ),
+        Part(
+            "kubevirt-1.7.0",  # the last minor version that does not put a pod's hooks back
+            _MODULES / "kubevirt-1.7.0",
+            {"virt-controller": "kubevirt.io/kubevirt/cmd/virt-controller"},
+            on_demand=True,
+        ),
+        Part("kwok", _MODULES / "kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, on_demand=True),
+        Part("velero", _MODULES / "velero", {"velero": "github.com/vmware-tanzu/velero/cmd/velero"}, on_demand=True),
+        Part(
+            "velero-plugin-aws",
+            _MODULES / "velero-plugin-aws",
+            {"velero-plugin-for-aws": "github.com/vmware-tanzu/velero-plugin-for-aws/velero-plugin-for-aws"},
+            on_demand=True,
+        ),
+        Part("snapshotter", _MODULES / "snapshotter", {"velero-plugin-disk-images": "."}, on_demand=True),
+        Part("bridge", _MODULES / "bridge", {"launcher-bridge": "./launcher-bridge"}, on_demand=True, cgo=True),
     )
 }
 
@@ -95,9 +124,9 @@ def ensure(part: Part) -> dict[str, Path]:
 
 
 def ensure_all(*names: str) -> dict[str, Path]:
-    """Like `ensure` for several parts by name; all of them without a name."""
+    """Like `ensure` for several parts by name; without a name all but those on demand."""
     files: dict[str, Path] = {}
-    for name in names or PARTS:
+    for name in names or [name for name, part in PARTS.items() if not part.on_demand]:
         if name not in PARTS:
             raise BuildError(f"There is no part {name!r}; there are {', '.join(PARTS)}.")
         files |= ensure(PARTS[name])
@@ -147,5 +176,5 @@ def _go_build(part: Part, toolchain: GoToolchain, package: str, output: Path) ->
         f"build {output.name} ({toolchain.version}, minutes the first time)",
         [str(toolchain.go), "build", *_FLAGS, f"-ldflags={ldflags}", "-o", str(output), package],
         cwd=part.module,
-        env=toolchain.environment(),
+        env={**toolchain.environment(), **({"CGO_ENABLED": "1"} if part.cgo else {})},
     )

@@ -124,16 +124,20 @@ class ControlPlane:
         """KubeVirt's CRDs, its namespace and a KubeVirt object with `spec` that says Deployed."""
         kubevirt.install(self.client, ensure_all("kubevirt")["kubevirt-crds.json"], spec or {})
 
-    def start_virt_controller(self) -> Process:
-        """Start KubeVirt's virt-controller and return when it leads and its controllers run."""
+    @property
+    def certificate(self) -> Path:
+        """A serving certificate for 127.0.0.1, which kube-apiserver made; its key lies beside it."""
+        return self._server.certificate
+
+    def start_virt_controller(self, part: str = "kubevirt") -> Process:
+        """Start KubeVirt's virt-controller, of the version built as `part`; return when its controllers run."""
         self._virt_controller_port = port = self.port()
         user = self.folder / "virt-controller.kubeconfig"
         self.write_kubeconfig(user, self._tokens[kubevirt.CONTROLLER_USER])
-        # Any pair does for its metrics port; kube-apiserver has made one for this address.
-        flags = kubevirt.controller_flags(user, port, self._server.certificate)
+        flags = kubevirt.controller_flags(user, port, self.certificate)
         self.virt_controller = self._part(
             "virt-controller",
-            [ensure_all("kubevirt")["virt-controller"], *flags],
+            [ensure_all(part)["virt-controller"], *flags],
             lambda: kubevirt.leads(port, self.ca_file),
             env={**os.environ, **kubevirt.CONTROLLER_ENVIRONMENT},
         )

@@ -1,11 +1,13 @@
 """Parts are built once, and when they cannot be, the reason is shown."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.controlplane.build import PARTS, Part, ensure
+from tests.controlplane import build
+from tests.controlplane.build import PARTS, Part, ensure, ensure_all
 from tests.controlplane.progress import BuildError
 
 
@@ -56,3 +58,10 @@ def test_binaries_of_envtest_are_used_and_a_missing_one_is_named(
     assert ensure(PARTS["etcd"]) == {"etcd": etcd}
     with pytest.raises(BuildError, match=r"kube\S+ is not an executable file"):
         ensure(PARTS["kubernetes"])
+
+
+def test_parts_on_demand_are_built_by_name_only(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "PARTS", {"small": part, "late": replace(part, name="late", on_demand=True)})
+
+    assert [path.parent.name.partition("-")[0] for path in ensure_all().values()] == ["small"]
+    assert [path.parent.name.partition("-")[0] for path in ensure_all("late").values()] == ["late"]

@@ -150,4 +150,8 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
-tool kubevirt.io/kubevirt/cmd/virt-controller
+tool (
+	kubevirt.io/kubevirt/cmd/virt-controller
+	kubevirt.io/kubevirt/cmd/virt-freezer
+	kubevirt.io/kubevirt/cmd/virt-probe
+)
