@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import typer
 
 from app.cli.output import misuse, read_settings
-from app.core.constants import EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS, RECORD_KEYS, KubeVirtNames
+from app.core.constants import EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS, KubeVirtNames
 from app.core.decision import Action, Decision, Reason, decide_running
 from app.core.launcher import PodView, recognise_running
 from app.core.objects import OwnerReference
 from app.core.policy import Mode, Policy, PolicyState, Standing
-from app.core.record import is_intact
+from app.core.record import RecordState, record_state
 from app.core.text import one_line
 from app.kube.client import ApiError, Json, KubeClient, KubeError, UnreadableAnswer
 from app.kube.cluster import ClusterStores
@@ -53,17 +53,14 @@ class Outcome:
         return self.decision.trouble is not None
 
     @property
-    def record(self) -> str:
-        """What the pod's record is worth: `intact`, `foreign` where somebody else wrote since, or `none`."""
-        annotations = self.pod.annotations or {}
-        if is_intact(annotations):
-            return "intact"
-        return "foreign" if any(key in annotations for key in RECORD_KEYS) else "none"
+    def record(self) -> RecordState:
+        """What the pod's record is worth."""
+        return record_state(self.pod.annotations or {})
 
     @property
     def now(self) -> tuple[str, str | None] | None:
         """Level and profile of an intact record."""
-        if self.record != "intact":
+        if self.record is not RecordState.INTACT:
             return None
         # Anyone who may write pods can write a record that is intact, with anything in it.
         written = [(self.pod.annotations or {}).get(key) for key in (EFFECTIVE_LEVEL, EFFECTIVE_PROFILE)]

@@ -26,6 +26,7 @@ MAX_LINES: Final = 200
 MAX_CHARS: Final = 64 * 1024
 """Of one stream; what is longer is read as far as that."""
 
+_WAS_OVER = RELEASED.removeprefix("thawed, ")
 _AGENT_MISSING = "No guest agent"
 _NOT_RUNNING = "VM domain not running"
 _SUCCESS = frozenset({"Operation completed successfully", "Exiting..."})
@@ -119,7 +120,7 @@ def _failed_freeze(stdout: str, stderr: str) -> FreezeReading:
 
 def _failed_thaw(stdout: str, stderr: str) -> ThawReading:
     if own := _own_failure(stderr, "post"):
-        return ThawReading(Known.UNKNOWN, Known.UNKNOWN, own)
+        return ThawReading(Known.NO if _WAS_OVER in own else Known.UNKNOWN, Known.UNKNOWN, own)
     why = _freezer_error(_freezer_lines(stdout, stderr))
     if why is not None and _VSS_LIMIT in why:  # Windows lets go after 10 s, and says so at the thaw
         return ThawReading(Known.NO, Known.UNKNOWN, why)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from enum import StrEnum
 
 from app.core.constants import (
     DECIDED_BY,
@@ -46,3 +47,19 @@ def is_intact(annotations: Mapping[str, str]) -> bool:
 def has_record(annotations: Mapping[str, str]) -> bool:
     """Whether there is a record or what is left of one, intact or not."""
     return EFFECTIVE_LEVEL in annotations or HOOKS_DIGEST in annotations
+
+
+class RecordState(StrEnum):
+    """What the record on a pod is worth."""
+
+    INTACT = "intact"
+    FOREIGN = "foreign"
+    """Somebody else wrote hooks or record since."""
+    NONE = "none"
+
+
+def record_state(annotations: Mapping[str, str]) -> RecordState:
+    """Return what the record is worth, or that there is nothing of one."""
+    if is_intact(annotations):
+        return RecordState.INTACT
+    return RecordState.FOREIGN if any(key in annotations for key in RECORD_KEYS) else RecordState.NONE

@@ -114,6 +114,15 @@ def test_pre_hook_that_failed(stdout: str, stderr: str, frozen: Known, why: str)
         pytest.param(
             DONE, "vm-consistency: post hook failed: nothing was held\n", True, UNKNOWN, UNKNOWN, "nothing", id="script"
         ),
+        pytest.param(
+            "",
+            "vm-consistency: post hook failed: freeze: the guest was not frozen any more\n",
+            True,
+            NO,
+            UNKNOWN,
+            "not frozen any more",
+            id="not-held-but-required",
+        ),
         pytest.param("", "", True, UNKNOWN, UNKNOWN, "printed nothing", id="failed-silently"),
     ],
 )
