@@ -124,9 +124,9 @@ def _too_long(path: Path, written: object) -> Iterator[tuple[Path, str]]:
 def doubts(policy: PolicyDocument) -> Iterator[tuple[Path, str]]:
     """Yield what is allowed but hardly meant, with its path."""
     for name, profile in policy.profiles.items():
-        if profile.shell == Shell.POWERSHELL and profile.resume:
+        if profile.compiled().shell is Shell.POWERSHELL and profile.resume:
             message = (
-                "these steps never run if the post hook doesn't come: with powershell no timer in the guest does it"
+                "these steps never run if the post hook doesn't come: with powershell nothing in the guest does it"
             )
             yield ("profiles", name, "resume"), message
     guards = [set[str](choice.allow) for _, choice in _choices(policy) if choice.allow is not None]

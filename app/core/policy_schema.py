@@ -86,7 +86,7 @@ def _unique(items: tuple[str, ...]) -> tuple[str, ...]:
 
 def _code(text: str) -> str:
     if not text.strip():
-        raise ValueError("there is nothing to run")
+        raise ValueError("this must not be empty")
     strange = next((char for char in text if not char.isprintable() and char not in "\t\n"), None)
     if strange is not None:
         raise ValueError(f"the character U+{ord(strange):04X} can't be passed to a guest")

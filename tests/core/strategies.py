@@ -8,6 +8,7 @@ from app.core.constants import LEVEL, MANAGED, OWN_KEYS, PROFILE, UPSTREAM
 from app.core.hooks import render_hooks
 from app.core.objects import Facts
 from app.core.policy import Hooks, Level, Policy
+from app.core.profiles import Profile, Step
 from app.core.record import with_record
 from tests.factories import KUBEVIRT, NAME, NAMESPACE, make_bare_facts, make_facts, make_owner, make_pod, make_policy
 
@@ -17,12 +18,21 @@ ODD_KEYS = st.sampled_from(["", "/", "~", "~0", "~1/", "a/b~c", "ключ", "\N{
 LEVELS = st.sampled_from(["crash", "filesystem", "application"])
 SPELLINGS = st.sampled_from(["true", "false", "1", "0", "maybe", ""])
 
+PROFILE_WITH_STEPS = Profile(quiesce=(Step("a", "true", 5),), resume=(Step("b", "true", 5),))
+
 RECORDS = st.builds(
     lambda level, hooks, profile: with_record(
-        render_hooks(level, hooks, NAMESPACE, NAME, UPSTREAM), level, profile, "vm"
+        render_hooks(level, PROFILE_WITH_STEPS, hooks, NAMESPACE, NAME, UPSTREAM), level, profile, "vm"
     ),
-    st.sampled_from([Level.CRASH, Level.FILESYSTEM]),
-    st.sampled_from([Hooks(), Hooks(crash_noop=True), Hooks(auto_thaw_seconds=90, thaw_on_error="Fail")]),
+    st.sampled_from(Level),
+    st.sampled_from(
+        [
+            Hooks(),
+            Hooks(crash_noop=True),
+            Hooks(require_frozen=True),
+            Hooks(auto_thaw_seconds=90, thaw_on_error="Fail"),
+        ]
+    ),
     st.none() | FREE_TEXT,
 )
 """Records that are intact, and may come from anybody."""
@@ -85,6 +95,7 @@ _HOOKS = st.fixed_dictionaries(
             {}, optional={"timeout": _TIMEOUTS, "onError": st.sampled_from(["Continue", "Fail"])}
         ),
         "autoThaw": st.sampled_from(["5m", "1h"]),
+        "requireFrozen": st.booleans(),
         "crash": st.sampled_from(["remove", "noop"]),
     },
 )

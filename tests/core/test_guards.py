@@ -148,13 +148,6 @@ class TestManaged:
         assert select(policy=make_policy(rules=rules)).level is Level.FILESYSTEM
 
 
-@pytest.fixture
-def _application(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Selection as it is once level application can be rendered."""
-    monkeypatch.setattr("app.core.selection.RENDERABLE", frozenset(Level))
-
-
-@pytest.mark.usefixtures("_application")
 class TestApplication:
     """Level application brings its profile along, or takes that of the rule or default."""
 

@@ -5,16 +5,22 @@ import pytest
 
 from app.core.constants import HOOK_KEYS, KUBEVIRT_HOOK_KEYS, OWN_KEYS, POST, PRE, RECORD_KEYS, UPSTREAM, KubeVirtNames
 from app.core.duration import SECOND, parse_go_duration
-from app.core.hooks import RENDERABLE, kubevirt_hooks, render_hooks
+from app.core.hooks import kubevirt_hooks, render_hooks
 from app.core.policy import Hooks, Level
+from app.core.profiles import NO_STEPS, Profile, Shell, Step
 from tests.factories import RECORDED, make_policy
 
 NAME, NAMESPACE = "db.example", "shop"
 EIGHT = {phase + field for phase in (PRE, POST) for field in ("command", "container", "on-error", "timeout")}
 
 
-def render(level: Level = Level.FILESYSTEM, names: KubeVirtNames = UPSTREAM, **hooks: Any) -> dict[str, str]:
-    return render_hooks(level, make_policy(hooks=hooks).default.hooks, NAMESPACE, NAME, names)
+def render(
+    level: Level = Level.FILESYSTEM,
+    names: KubeVirtNames = UPSTREAM,
+    profile: Profile = NO_STEPS,
+    **hooks: Any,
+) -> dict[str, str]:
+    return render_hooks(level, profile, make_policy(hooks=hooks).default.hooks, NAMESPACE, NAME, names)
 
 
 def test_keys() -> None:
@@ -28,7 +34,7 @@ def test_keys() -> None:
 def test_kubevirts_five_keys_equal_its_own_byte_for_byte(name: str) -> None:
     metadata = RECORDED[name]["metadata"]
     own = {key: metadata["annotations"].get(key) for key in HOOK_KEYS if key in metadata["annotations"]}
-    rendered = render_hooks(Level.FILESYSTEM, Hooks(), metadata["namespace"], name, UPSTREAM)
+    rendered = render_hooks(Level.FILESYSTEM, NO_STEPS, Hooks(), metadata["namespace"], name, UPSTREAM)
     assert sorted(own) == sorted(KUBEVIRT_HOOK_KEYS)
     assert {key: rendered[key] for key in own} == own
     assert kubevirt_hooks(metadata["namespace"], name, UPSTREAM) == own
@@ -111,10 +117,42 @@ def test_names_of_a_fork() -> None:
     assert {json.loads(rendered[phase + "command"])[0] for phase in (PRE, POST)} == {"/bin/freezer"}
 
 
-def test_level_that_can_not_be_rendered_is_a_mistake_of_the_caller() -> None:
-    assert Level.APPLICATION not in RENDERABLE
-    with pytest.raises(ValueError, match="application"):
-        render(Level.APPLICATION)
+LOCK = Profile(quiesce=(Step("one", "a", 30), Step("two", "b", 5)), resume=(Step("undo", "c", 7),))
+
+
+def test_a_script_gets_what_varies_as_arguments() -> None:
+    rendered = render(Level.APPLICATION, profile=LOCK, freeze={"timeout": "1m30s"}, autoThaw="10m")
+    pre, post = (json.loads(rendered[phase + "command"]) for phase in (PRE, POST))
+    target = ["vm-consistency", NAMESPACE, NAME, "/usr/bin/virt-freezer"]
+    assert pre[:2] == post[:2] == ["/bin/bash", "-c"]
+    assert pre[3:-1] == [*target, "-", "90", "600", "40", "35", "7"]
+    assert post[3:] == [*target, "-", "60", "7"]
+    assert NAME not in pre[2] + post[2]
+
+
+def test_the_timeouts_of_a_script_are_the_sum_of_its_parts() -> None:
+    rendered = render(Level.APPLICATION, profile=LOCK, freeze={"timeout": "1500ms"})
+    assert rendered[PRE + "timeout"] == f"{30 + 5 + 31 + 2 + 20 + 60 + 7 + 37 + 10}s"
+    assert rendered[POST + "timeout"] == f"{10 + 60 + 7 + 37 + 10}s"
+    windows = Profile(Shell.POWERSHELL, (Step("writers", "x", 20),), ())
+    assert render(Level.APPLICATION, profile=windows)[PRE + "timeout"] == f"{20 + 7 + 60 + 20 + 60 + 10}s"
+
+
+def test_require_frozen_makes_a_script_of_a_freeze_and_of_nothing_else() -> None:
+    strict = render(requireFrozen=True)
+    pre = json.loads(strict[PRE + "command"])
+    assert pre[6:] == ["/usr/bin/virt-freezer", "require", "60", "300", "40", "0", "0"]
+    assert strict[PRE + "timeout"] == f"{60 + 20 + 60 + 10}s"
+    assert render(Level.CRASH, requireFrozen=True) == {}
+    assert strict == render(requireFrozen=True, profile=LOCK), "level filesystem runs no steps"
+
+
+def test_a_script_honours_on_error_and_the_names_of_a_fork() -> None:
+    names = KubeVirtNames(container="d8v-compute", freezer="/bin/freezer")
+    rendered = render(Level.APPLICATION, names, LOCK, freeze={"onError": "Fail"})
+    assert (rendered[PRE + "on-error"], rendered[POST + "on-error"]) == ("Fail", "Continue")
+    assert rendered[PRE + "container"] == "d8v-compute"
+    assert json.loads(rendered[PRE + "command"])[6] == "/bin/freezer"
 
 
 def test_defaults_are_timeouts_that_velero_can_read() -> None:

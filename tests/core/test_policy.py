@@ -6,14 +6,15 @@ import pytest
 
 from app.core.objects import SILENT, NamespaceView
 from app.core.policy import BUILT_IN, Choice, Guard, Hooks, Level, Mode, Policy
-from app.core.policy_schema import BUILT_IN_PROFILES
+from app.core.policy_schema import built_in_profiles
+from app.core.profiles import Profile, Shell, Step
 from tests.factories import make_policy
 
 SHOP = NamespaceView("shop", {}, SILENT)
 
 
 def test_smallest_policy_is_the_built_in_one_with_the_built_in_profiles() -> None:
-    assert make_policy() == Policy(profiles=BUILT_IN_PROFILES)
+    assert make_policy() == Policy(profiles=built_in_profiles())
     assert BUILT_IN.default == Choice("default")
 
 
@@ -46,9 +47,16 @@ def test_guards(choice: dict[str, Any], guard: Guard) -> None:
 
 
 def test_profiles_are_the_built_in_ones_and_the_policys() -> None:
-    assert make_policy(profiles={"own": {"quiesce": [{"name": "a", "run": "b"}]}}).profiles == BUILT_IN_PROFILES | {
-        "own"
-    }
+    own = {"quiesce": [{"name": "a", "run": "b"}], "resume": [{"name": "c", "run": "d", "timeout": "2m"}]}
+    compiled = Profile(Shell.SH, (Step("a", "b", 30),), (Step("c", "d", 120),))
+    assert make_policy(profiles={"own": own}).profiles == {**built_in_profiles(), "own": compiled}
+    assert make_policy(profiles={"redis": own}).profiles["redis"] == compiled, "a built-in one is overridden by name"
+
+
+def test_built_in_profiles_are_those_of_the_contract() -> None:
+    names = ["mariadb", "mongodb", "mysql", "postgresql", "redis", "script", "sqlserver"]
+    assert sorted(built_in_profiles()) == names
+    assert built_in_profiles()["sqlserver"].shell is Shell.POWERSHELL
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,8 @@ def test_error_names_all_findings() -> None:
 
 
 def test_doubts_come_in_the_order_of_their_lines() -> None:
-    policy = {"hooks": {"requireFrozen": True}, "default": {"level": "application", "profile": "mysql"}}
+    resume = {"shell": "powershell", "resume": [{"name": "a", "run": "b"}]}
+    policy = {"profiles": {"one": resume, "two": resume}}
     lines = [doubt.line for doubt in load_policy(policy_text(**policy)).doubts]
     assert lines == sorted(lines)
     assert len(lines) == 2

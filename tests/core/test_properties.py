@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from app.core.constants import MAX_ANNOTATIONS_BYTES, OWN_KEYS, RECORD_KEYS, UPSTREAM
 from app.core.decision import Action, Decision, Reason, keep
-from app.core.hooks import RENDERABLE
 from app.core.objects import Facts
 from app.core.policy import Level, Mode, Policy
 from app.core.record import is_intact
@@ -50,7 +49,7 @@ def test_decision(pod: dict[str, Any], facts: Facts, policy: Policy) -> None:
         assert is_intact(after)
         assert after["vm-consistency.io/effective-level"] == decision.level
         assert after["vm-consistency.io/decided-by"] == decision.decided_by
-        assert decision.level in RENDERABLE
+        assert (decision.level is Level.APPLICATION) == (decision.profile is not None)
     assert len({(refusal.source, refusal.reason) for refusal in decision.refusals}) == len(decision.refusals)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.core.constants import LEVEL, MANAGED, PROFILE, UPSTREAM
+from app.core.objects import Facts
 from app.core.policy import BUILT_IN, Level, Policy
 from app.core.selection import Refused, Selection, is_source, parse_bool
 from tests.core.support import NO_VM, launcher, refused, select
@@ -133,22 +134,15 @@ def test_disallowed_level_falls_to_the_lower_and_is_told_once(higher: str, lower
     assert selection.refusals[0].message.startswith(where)
 
 
-@pytest.mark.parametrize(("higher", "lower"), [pair for pair in PAIRS if pair.values[0] != "skip-backup-hooks"])
-def test_level_that_can_not_be_rendered_falls_to_the_lower_and_is_told_once(higher: str, lower: str) -> None:
+@pytest.mark.parametrize(("higher", "lower"), [pair for pair in PAIRS if pair.values[0] in ANNOTATED])
+def test_a_profile_that_is_missing_falls_to_the_lower_and_is_told_once(higher: str, lower: str) -> None:
     cluster = Cluster()
-    cluster.policy["default"] = {"profile": "postgresql"}
     where = cluster.say(higher, "application")
     cluster.say(lower, "crash")
     selection = cluster.select()
     assert (selection.decided_by, selection.level, selection.profile) == (lower, Level.CRASH, None)
-    assert refused(selection) == [(higher, Refused.LEVEL_UNAVAILABLE)]
+    assert refused(selection) == [(higher, Refused.PROFILE_MISSING)]
     assert selection.refusals[0].message.startswith(where)
-
-
-def test_default_that_can_not_be_rendered_falls_to_the_built_in_and_is_told_once() -> None:
-    selection = select(policy=make_policy(default={"level": "application", "profile": "postgresql"}))
-    assert (selection.decided_by, selection.level) == ("built-in", Level.FILESYSTEM)
-    assert refused(selection) == [("default", Refused.LEVEL_UNAVAILABLE)]
 
 
 def test_every_source_can_be_passed_over() -> None:
@@ -156,13 +150,14 @@ def test_every_source_can_be_passed_over() -> None:
         default={"level": "application", "profile": "redis", "allow": []},
         rules=[{"name": "r", "match": {"templateSelector": {"matchLabels": {"a": "b"}}}, "level": "application"}],
     )
-    facts = make_facts(vm={LEVEL: "crash", SKIP: "true"}, namespace=CRASH)
+    known = make_facts(vm={LEVEL: "crash", SKIP: "true"}, namespace=CRASH)
+    facts = Facts(known.namespace, None, known.vm)
     selection = select(facts, policy, launcher(CRASH, a="b"))
     assert selection.decided_by == "built-in"
     assert refused(selection) == [
         *((source, Refused.LEVEL_NOT_ALLOWED) for source in ("vm", "template", "skip-backup-hooks", "namespace")),
-        ("rule/r", Refused.LEVEL_UNAVAILABLE),
-        ("default", Refused.LEVEL_UNAVAILABLE),
+        ("rule/r", Refused.UNKNOWN_INSTANCE),
+        ("default", Refused.UNKNOWN_INSTANCE),
     ]
 
 

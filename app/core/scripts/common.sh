@@ -14,7 +14,8 @@ say() { echo "vm-consistency: $*"; }
 wrong() { problem=$problem${problem:+; }$1; }
 
 fail() {
-	say "$phase hook failed: $(echo "$problem" | tr '\n' ' ' | head -c 500)" >&2
+	problem=${problem:0:500}
+	say "$phase hook failed: ${problem//$'\n'/ }" >&2
 	exit 1
 }
 

@@ -7,7 +7,9 @@ quiesce() {
 	"$run busy") run='' state='another run holds the application, until its time is up' ;;
 	*) state="no guest agent, or guest-exec is forbidden: $state" ;;
 	esac
-	[ "$state" = "$run held" ] || wrong "quiesce: ${state#"$run over "}"
+	[ "$state" != "$run held" ] || return
+	state=${state#"$run over "}
+	wrong "quiesce: ${state#- }"
 }
 
 # abandon SECONDS: what another run holds is not ours to end.

@@ -26,7 +26,7 @@ x() {
 	read -r c <$d/code
 	return "$c"
 }
-q() { [ "$w" ] || { s running "$1" && x "$@"; } || w="step $1 ended with $c: $(tr '\n' ' ' <$d/out)"; }
+q() { [ "$w" ] || { s running "$1" && x "$@"; } || w="step $1 ended with $c: $(cat $d/out)"; }
 r() { { s resuming "$1" && x "$@"; } || b=$b${b:+,}$1:$c; }
 # 0: there is nothing to resume, so nothing to wait for
 h=@HOLD@

@@ -1,0 +1,197 @@
+"""What the hook scripts do, run by the real shell; the tools around them are stand-ins."""
+
+import time
+
+import pytest
+
+from app.core.constants import PRE
+from app.core.profiles import Shell
+from tests.controlplane.waiting import wait_for
+from tests.scripts.conftest import HookRunner
+
+FROZEN = "vm-consistency: frozen\n"
+THAWED = "vm-consistency: thawed, was frozen until then\n"
+
+
+def test_a_freeze_that_is_verified(hooks: HookRunner) -> None:
+    before = hooks.pre()
+    assert (before.ok, before.out, before.err) == (True, FROZEN, "")
+    assert hooks.frozen
+    after = hooks.post()
+    assert (after.ok, after.out, after.err) == (True, THAWED, "")
+    assert hooks.log == ["freeze --unfreezeTimeoutSeconds 3", "thaw"]
+
+
+def test_steps_run_around_the_freeze_in_order(hooks: HookRunner) -> None:
+    quiesce = {"first": hooks.note("first"), "second": hooks.note("second")}
+    resume = {"third": hooks.note("third"), "fourth": hooks.note("fourth")}
+    hooks.application(quiesce, resume)
+    assert hooks.pre().out == FROZEN
+    assert hooks.log == ["first", "second", "freeze --unfreezeTimeoutSeconds 3"]
+    assert hooks.post().out == THAWED
+    assert hooks.log[3:] == ["thaw", "third", "fourth"]
+    assert hooks.keeper_ended()
+
+
+def test_without_resume_steps_nothing_is_left_in_the_guest(hooks: HookRunner) -> None:
+    hooks.application({"checkpoint": hooks.note("checkpoint")})
+    assert hooks.pre().ok
+    assert hooks.keeper_ended()
+    assert hooks.post().out == THAWED
+
+
+def test_steps_run_as_they_are_written(hooks: HookRunner) -> None:
+    awkward = f"""x='a "b" $c `d` \\e'
+printf '%s\\n' "$x" @RESUME@ é "$VM_CONSISTENCY_HOLD" >>{hooks.guest}/log; echo "$VM_CONSISTENCY_DIR" >/dev/null"""
+    hooks.application({"awkward": awkward}, {"undo": "true"})
+    assert hooks.pre().ok
+    assert hooks.log[:4] == ['a "b" $c `d` \\e', "@RESUME@", "é", "20"]
+    assert hooks.post().ok
+
+
+def test_a_step_that_fails_ends_the_hook_before_the_freeze(hooks: HookRunner) -> None:
+    quiesce = {"one": "true", "lock": "echo no such user; exit 3", "never": hooks.note("never")}
+    hooks.application(quiesce, {"unlock": hooks.note("unlock")})
+    before = hooks.pre()
+    assert not before.ok
+    assert before.err == "vm-consistency: pre hook failed: quiesce: step lock ended with 3: no such user\n"
+    assert hooks.log == ["unlock"]
+    assert hooks.keeper_ended()
+
+
+def test_a_step_that_takes_too_long_is_ended(hooks: HookRunner) -> None:
+    hooks.application({"slow": "sleep 60"}, {"unlock": hooks.note("unlock")}, seconds=1)
+    before = hooks.pre()
+    assert "step slow ended with 124" in before.err
+    assert hooks.log == ["unlock"]
+
+
+def test_a_freeze_that_fails_is_undone(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")})
+    hooks.set("freeze-fails")
+    before = hooks.pre()
+    assert before.err == "vm-consistency: pre hook failed: freeze: virt-freezer ended with 1: freeze did not work[31m\n"
+    assert hooks.log == ["lock", "freeze --unfreezeTimeoutSeconds 3", "thaw", "thaw", "unlock"]
+
+
+def test_a_freeze_that_takes_place_after_it_was_given_up_is_undone(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")})
+    hooks.set("freeze-hangs")
+    started = time.monotonic()
+    before = hooks.pre()
+    assert "virt-freezer ended with 124" in before.err
+    assert not hooks.frozen
+    assert time.monotonic() - started > 7, "the guest must say thawed twice, 5 s apart"
+    assert hooks.log[-1] == "unlock"
+
+
+@pytest.mark.parametrize("require_frozen", [True, False])
+def test_a_freeze_that_did_not_take_place(hooks: HookRunner, require_frozen: bool) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")}, require_frozen=require_frozen)
+    hooks.set("freeze-lies")
+    before = hooks.pre()
+    assert before.ok is not require_frozen
+    if require_frozen:
+        assert before.err.endswith("freeze: the guest does not report frozen\n")
+        assert hooks.log[-1] == "unlock"
+    else:
+        assert before.out == "vm-consistency: not frozen: the guest does not report frozen\n"
+        assert hooks.post().out == "vm-consistency: thawed, was not frozen any more\n"
+
+
+def test_without_an_agent_nothing_was_frozen_and_nothing_is_to_be_thawed(hooks: HookRunner) -> None:
+    hooks.set("no-agent")
+    before = hooks.pre()
+    assert before.err == "vm-consistency: pre hook failed: freeze: virt-freezer froze nothing\n"
+    assert "No guest agent" in before.out
+
+
+def test_without_an_agent_the_application_is_not_quiesced(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": "true"})
+    hooks.set("no-agent")
+    before = hooks.pre()
+    assert "no guest agent, or guest-exec is forbidden" in before.err
+    assert hooks.log == []
+
+
+def test_the_post_hook_says_that_the_freeze_had_ended(hooks: HookRunner) -> None:
+    assert hooks.pre().ok
+    hooks.unset("frozen")
+    after = hooks.post()
+    assert after.err == "vm-consistency: post hook failed: freeze: the guest was not frozen any more\n"
+
+
+def test_every_resume_step_runs_even_if_one_fails(hooks: HookRunner) -> None:
+    hooks.application({"lock": "true"}, {"bad": "exit 4", "good": hooks.note("good")})
+    assert hooks.pre().ok
+    after = hooks.post()
+    assert not after.ok
+    assert "not resumed: bad:4 ended" in after.err
+    assert hooks.log[-2:] == ["thaw", "good"]
+
+
+def test_a_thaw_that_fails_does_not_keep_the_application_from_resuming(hooks: HookRunner) -> None:
+    hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
+    assert hooks.pre().ok
+    hooks.set("thaw-fails")
+    hooks.unset("frozen")  # as with VSS, which thaws by itself and then complains
+    after = hooks.post()
+    assert "thaw: thaw did not work" in after.err
+    assert hooks.log[-1] == "unlock"
+
+
+def test_the_dead_man_resumes_when_the_post_hook_never_comes(hooks: HookRunner) -> None:
+    hooks.quick = type(hooks.quick)(freeze_timeout="1s", thaw_timeout="1s", auto_thaw_seconds=1)
+    hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
+    assert hooks.pre().ok
+    wait_for(lambda: "unlock" in hooks.log, 30, what="the dead-man")
+    wait_for(hooks.keeper_ended, what="the keeper to end")
+    after = hooks.post()
+    assert "its time was up" in after.err
+    assert hooks.log.count("unlock") == 1
+
+
+def test_a_second_run_leaves_the_first_alone(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")})
+    assert hooks.pre().ok
+    second = hooks.pre()
+    assert second.err == (
+        "vm-consistency: pre hook failed: the guest is frozen already: another backup or snapshot is at work\n"
+    )
+    hooks.unset("frozen")  # the safety timer has thawed the guest, the application is still held
+    third = hooks.pre()
+    assert "another run holds the application" in third.err
+    assert hooks.log == ["lock", "freeze --unfreezeTimeoutSeconds 3"]
+    assert hooks.post().ok
+    assert hooks.log[-1] == "unlock"
+
+
+def test_two_runs_at_once_quiesce_once(hooks: HookRunner) -> None:
+    hooks.application({"lock": f"sleep 1; {hooks.note('lock')}"}, {"unlock": hooks.note("unlock")})
+    both = [hooks.start(PRE), hooks.start(PRE)]
+    outcomes = sorted(process.wait(60) for process in both)
+    for process in both:
+        process.communicate()
+    assert outcomes == [0, 1]
+    assert hooks.log.count("lock") == 1
+    assert hooks.post().ok
+
+
+def test_a_post_hook_that_comes_twice_or_alone_says_so(hooks: HookRunner) -> None:
+    hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
+    assert "nothing was held" in hooks.post().err
+    assert hooks.pre().ok
+    assert hooks.post().ok
+    assert "nothing was held" in hooks.post().err
+    assert hooks.log.count("unlock") == 1
+
+
+def test_powershell_steps(hooks: HookRunner) -> None:
+    hooks.application({"check": hooks.note("check")}, {"undo": hooks.note("undo")}, shell=Shell.POWERSHELL)
+    assert hooks.pre().ok
+    assert hooks.post().ok
+    assert hooks.log == ["check", "freeze --unfreezeTimeoutSeconds 3", "thaw", "undo"]
+
+    hooks.application({"check": "echo writers failed; exit 5"}, {"undo": hooks.note("undone")}, shell=Shell.POWERSHELL)
+    assert hooks.pre().err == "vm-consistency: pre hook failed: step check ended with 5: writers failed\n"
+    assert hooks.log[-1] == "undone"
