@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test unit lint type imports check fmt demo bench run request certs lock image clean
+.PHONY: help venv test e2e unit lint type imports check fmt demo bench run request certs lock image clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,11 @@ $(VENV)/.installed: requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
-test: venv check ## Everything: static checks, then all tests on the real control plane
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+test: venv check ## Static checks, then all tests on the real control plane
+	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/databases --cov --cov-report=term:skip-covered
+
+e2e: venv ## Backups by Velero of real guests and databases; as root, with the Debian packages in .ci/packages
+	$(BIN)/python -m pytest tests/e2e tests/databases
 
 unit: venv ## The tests that need no control plane
 	$(BIN)/python -m pytest -q tests/core tests/admission tests/server tests/cli tests/tls
