@@ -11,7 +11,9 @@ import yaml
 from app.cli.output import FINDING, Output, misuse, print_json, read_settings, read_text
 from app.cli.policy import load
 from app.core.bounded_yaml import check_bounds
+from app.core.budget import Budget, post_budget, pre_budget, total
 from app.core.decision import Decision, decide, ignored
+from app.core.hooks import is_script
 from app.core.launcher import NotLauncher, PodView, recognise
 from app.core.objects import (
     SILENT,
@@ -23,8 +25,12 @@ from app.core.objects import (
 )
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.core.policy_load import PolicyError
+from app.core.profiles import NO_STEPS
+from app.core.selection import select_level
 
 Object = dict[str, Any]
+_Budgets = dict[str, Budget]
+"""By phase; empty where the hooks are no scripts, and their timeouts those of the policy."""
 Owner = VirtualMachineView | VirtualMachineInstanceView
 
 
@@ -37,11 +43,11 @@ def run(*, pod: Path, vm: Path | None, namespace: Path | None, policy: Path | No
     results = [rendering.of(item, pod) for item in pods]
     rendering.check_that_all_were_used(pod)
     if output is Output.JSON:
-        rendered = [_as_json(view, decision) for view, decision in results]
+        rendered = [_as_json(*result) for result in results]
         print_json(rendered if is_list else rendered[0])
         return
-    for view, decision in results:
-        _print(view, decision)
+    for result in results:
+        _print(*result)
 
 
 class _Rendering:
@@ -64,8 +70,8 @@ class _Rendering:
     def _kind(self, view: Owner) -> str:
         return self._names.machine_kind if isinstance(view, VirtualMachineView) else self._names.instance_kind
 
-    def of(self, item: Object, source: Path) -> tuple[PodView, Decision]:
-        """Return the pod and the decision on it."""
+    def of(self, item: Object, source: Path) -> tuple[PodView, Decision, _Budgets]:
+        """Return the pod, the decision on it, and what its hooks' timeouts are made of."""
         fallback = next(iter(self._namespaces)) if len(self._namespaces) == 1 else "default"
         namespace = item["metadata"].get("namespace") or fallback
         if not isinstance(namespace, str):
@@ -76,8 +82,17 @@ class _Rendering:
             misuse(f"{source}: {error}")
         owner = recognise(pod, self._names)
         if isinstance(owner, NotLauncher):
-            return pod, ignored(owner)
-        return pod, decide(pod, owner, self._facts(pod, owner), self._state, self._names)
+            return pod, ignored(owner), {}
+        facts = self._facts(pod, owner)
+        return pod, decide(pod, owner, facts, self._state, self._names), self._budgets(pod, facts)
+
+    def _budgets(self, pod: PodView, facts: Facts) -> _Budgets:
+        policy = self._state.policy or BUILT_IN
+        selection = select_level(policy, facts, pod, self._names)
+        if selection.level is None or not is_script(selection.level, selection.hooks):
+            return {}
+        profile = NO_STEPS if selection.profile is None else policy.profiles[selection.profile]
+        return {"pre": pre_budget(profile, selection.hooks), "post": post_budget(profile, selection.hooks)}
 
     def _facts(self, pod: PodView, owner: OwnerReference) -> Facts:
         namespace = self._namespaces.get(pod.namespace)
@@ -140,7 +155,8 @@ def _load_yaml(text: str) -> list[Any]:
     return list(yaml.load_all(text, Loader=yaml.CSafeLoader))
 
 
-def _as_json(pod: PodView, decision: Decision) -> Object:
+def _as_json(pod: PodView, decision: Decision, budgets: _Budgets) -> Object:
+    timeouts = {phase: {"seconds": total(budget), "parts": dict(budget)} for phase, budget in budgets.items()}
     return {
         "decision": {
             "action": decision.action,
@@ -152,6 +168,7 @@ def _as_json(pod: PodView, decision: Decision) -> Object:
         },
         "annotations": _annotations(pod, decision),
         "patch": decision.patch,
+        **({"timeouts": timeouts} if timeouts else {}),
     }
 
 
@@ -162,13 +179,16 @@ def _annotations(pod: PodView, decision: Decision) -> Object:
     return dict(annotations)
 
 
-def _print(pod: PodView, decision: Decision) -> None:
+def _print(pod: PodView, decision: Decision, budgets: _Budgets) -> None:
     typer.echo(f"Pod {pod.namespace}/{pod.name or '(unnamed)'}")
     level = f"{decision.level}{f' ({decision.profile})' if decision.profile else ''}" if decision.level else "-"
     typer.echo(f"  action: {decision.action} ({decision.reason})")
     typer.echo(f"  level: {level}, decided by: {decision.decided_by or '-'}")
     for warning in decision.warnings:
         typer.echo(f"  warning: {warning}")
+    for phase, budget in budgets.items():
+        parts = " + ".join(f"{name} {seconds}s" for name, seconds in budget)
+        typer.echo(f"  timeout of the {phase} hook: {total(budget)}s = {parts}")
     typer.echo("  annotations:")
     for key, value in sorted(_annotations(pod, decision).items()):
         typer.echo(f"    {key}: {value}")

@@ -50,6 +50,18 @@ def test_the_shape_is_the_one_that_was_promised(tmp_path: Path) -> None:
     assert jsonpatch.apply_patch(POD, rendered["patch"])["metadata"]["annotations"] == rendered["annotations"]
 
 
+def test_the_timeout_of_a_script_is_shown_as_a_sum(tmp_path: Path) -> None:
+    policy = policy_text(default={"level": "application", "profile": "mariadb"})
+    vm = {**VM, "metadata": {"name": NAME, "namespace": NAMESPACE}}
+    rendered = render(tmp_path, policy=policy, vm=vm).json()
+    assert rendered["decision"]["profile"] == "mariadb"
+    for phase, timeout in rendered["timeouts"].items():
+        assert sum(timeout["parts"].values()) == timeout["seconds"]
+        assert rendered["annotations"][f"{phase}.hook.backup.velero.io/timeout"] == f"{timeout['seconds']}s"
+    files = ("--pod", tmp_path / "pod.json", "--vm", tmp_path / "vm.yaml", "--policy", tmp_path / "policy.yaml")
+    assert "timeout of the pre hook: " in run("render", *files).stdout
+
+
 @pytest.mark.parametrize("recorded", RECORDED)
 def test_it_is_what_the_webhook_answers(tmp_path: Path, recorded: str) -> None:
     pod = RECORDED[recorded]

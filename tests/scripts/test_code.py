@@ -18,7 +18,12 @@ from app.core.profiles import NO_STEPS, Profile, Shell, Step
 SHELLCHECK = Path(sys.executable).parent / "shellcheck"
 LONGEST = ("n" * 63, "v" * 253)
 STEPS = {shell: Profile(shell, (Step("a", "true", 9),), (Step("b", "true", 9),)) for shell in Shell}
-PROFILES = {"none": NO_STEPS, **STEPS, "no-resume": Profile(Shell.SH, (Step("a", "true", 9),))}
+PROFILES: dict[str, Profile] = {
+    "none": NO_STEPS,
+    "sh": STEPS[Shell.SH],
+    "powershell": STEPS[Shell.POWERSHELL],
+    "no-resume": Profile(Shell.SH, (Step("a", "true", 9),)),
+}
 
 
 def checked(code: str, dialect: str) -> str:
@@ -26,7 +31,7 @@ def checked(code: str, dialect: str) -> str:
 
     Functions and variables that one shape of a hook leaves unused are no fault, nor are files that only a guest has.
     """
-    command = [SHELLCHECK, f"--shell={dialect}", "--exclude=SC1091,SC2034,SC2317,SC2329", "-"]
+    command: list[str | Path] = [SHELLCHECK, f"--shell={dialect}", "--exclude=SC1091,SC2034,SC2317,SC2329", "-"]
     return subprocess.run(command, input=code, text=True, stdout=subprocess.PIPE, check=False).stdout
 
 
