@@ -43,7 +43,7 @@ e2e: venv ## Backups by Velero of real guests and databases; as root, with the D
 	$(BIN)/python -m pytest tests/e2e tests/databases
 
 unit: venv ## The tests that need no control plane
-	$(BIN)/python -m pytest -q tests/core tests/admission tests/server tests/cli tests/tls
+	$(BIN)/python -m pytest -q tests/core tests/scripts tests/admission tests/server tests/cli tests/tls
 
 check: lint type imports ## Static checks
 

@@ -5,7 +5,7 @@ commands run in a shell here, with the folder in place of /run. What it imitates
 its arguments into JSON as they are, ends with the command's exit code and with 2 where the agent refuses or is silent;
 virt-freezer ends with 0 where there is no agent; a frozen guest runs no command. Files in the folder steer it:
 `frozen`, `no-agent`, `silent` (of the agent, for status and commands), `freeze-fails`, `freeze-hangs` (and takes place
-later), `freeze-lies`, `thaw-fails`, `answer` (what commands print instead of their output).
+later), `freeze-lies`, `thaw-fails`, `thaw-lies`, `paused`, `answer` (what commands print instead of their output).
 """
 
 import base64
@@ -35,8 +35,13 @@ def virt_freezer(arguments: list[str]) -> int:
     if is_set("no-agent"):
         print('{"component":"freezer","msg":"No guest agent, exiting"}', file=sys.stderr)
         return 0
+    if is_set("paused"):
+        print('{"component":"freezer","msg":"VM domain not running, no need to freeze/unfreeze"}', file=sys.stderr)
+        return 0
     if "--unfreeze" in arguments:
         log("thaw")
+        if is_set("thaw-lies"):
+            return 0
         if is_set("thaw-fails"):
             print("thaw did not work", file=sys.stderr)
             return 1
@@ -57,7 +62,7 @@ def virt_freezer(arguments: list[str]) -> int:
 def virsh(arguments: list[str]) -> int:
     assert arguments[:3] == ["-q", "qemu-agent-command", "shop_db"], arguments
     assert json.loads(arguments[-1]) == {"execute": "guest-fsfreeze-status"}
-    if is_set("no-agent") or is_set("silent"):
+    if any(map(is_set, ("no-agent", "silent", "paused"))):
         print("error: Guest agent is not responding", file=sys.stderr)
         return 1
     print(json.dumps({"return": "frozen" if is_set("frozen") else "thawed"}, separators=(",", ":")) + "\n")
@@ -71,7 +76,7 @@ def virt_probe(arguments: list[str]) -> int:
     words = arguments[arguments.index("--") + 1 :]
     pasted = '{"path": "' + command + '", "arg": ["' + '", "'.join(words) + '"]}'
     request = json.loads(pasted)
-    if is_set("no-agent") or is_set("silent") or is_set("frozen"):
+    if any(map(is_set, ("no-agent", "silent", "paused", "frozen"))):
         return 2
     if is_set("answer"):
         sys.stdout.buffer.write((GUEST / "answer").read_bytes())

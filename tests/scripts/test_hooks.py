@@ -140,6 +140,22 @@ def test_a_thaw_that_fails_does_not_keep_the_application_from_resuming(hooks: Ho
     assert hooks.log[-1] == "unlock"
 
 
+def test_a_thaw_that_did_not_take_place(hooks: HookRunner) -> None:
+    hooks.filesystem(require_frozen=True)
+    assert hooks.pre().ok
+    hooks.set("thaw-lies")
+    assert hooks.post().err == "vm-consistency: post hook failed: thaw: the guest is frozen still\n"
+
+
+def test_a_guest_that_was_paused_in_the_window_was_not_thawed(hooks: HookRunner) -> None:
+    hooks.application({"lock": "true"})
+    assert hooks.pre().ok
+    hooks.set("paused")
+    after = hooks.post()
+    assert not after.ok
+    assert "VM domain not running" in after.err
+
+
 def test_the_dead_man_resumes_when_the_post_hook_never_comes(hooks: HookRunner) -> None:
     hooks.quick = type(hooks.quick)(freeze_timeout="1s", thaw_timeout="1s", auto_thaw_seconds=1)
     hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
