@@ -1,0 +1,140 @@
+"""A libvirtd of the tests' own, and the guests it runs under QEMU's software emulation."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.controlplane.build import ensure_all
+from tests.controlplane.processes import Process, unwind_on_sigterm
+from tests.controlplane.progress import BuildError
+from tests.e2e.domain import Agent, Domain
+from tests.e2e.guest import Guest
+from tests.e2e.image import ensure_image
+
+# Program to Debian package.
+_NEEDED = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "libvirtd": "libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system",
+    "virsh": "libvirt-clients",
+    "debootstrap": "debootstrap",
+    "mke2fs": "e2fsprogs",
+}
+
+# Mounts, processes and network of its own: nothing of the host's libvirt is seen or touched, and when the first process
+# dies, however it dies, the kernel ends every guest and drops every mount. The shell stays process 1 because it reaps
+# what QEMU's start leaves behind; libvirtd takes a zombie for a guest that will not die.
+_APART = ("unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc", "sh", "-c")
+_START = """
+set -e
+mount -t tmpfs tmpfs /run
+for name in etc var/lib var/log var/cache; do
+    mount --bind "$1/$name" "/$name/libvirt"
+done
+libvirtd --config /etc/libvirt/libvirtd.conf --pid-file /run/libvirtd.pid &
+wait
+"""
+_PRIVATE = ("etc", "var/lib", "var/log", "var/cache")
+
+_QEMU_CONF = """
+user = "root"
+group = "root"
+security_driver = "none"
+cgroup_controllers = [ ]
+namespaces = [ ]
+remember_owner = 0
+dynamic_ownership = 0
+stdio_handler = "file"
+"""
+
+_LIBVIRTD_CONF = """
+unix_sock_dir = "{sockets}"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+log_outputs = "3:stderr"
+"""
+
+
+class Hypervisor:
+    """A context manager: libvirtd answers on entry; on exit, whatever the way out, no guest is left.
+
+    `folder` gets configuration, sockets, disks and logs; keep its path short, for sockets lie in it. `environment` is
+    what a process needs for `virsh` to come here without options.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.uri = f"qemu+unix:///system?socket={folder / 'sockets' / 'libvirt-sock'}"
+        self.environment: Mapping[str, str] = {"LIBVIRT_DEFAULT_URI": self.uri}
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        require_programs()
+        self._image = ensure_image()
+        self._bridge = ensure_all("bridge")["launcher-bridge"]
+        self._configure()
+        unwind_on_sigterm(self._exit)
+        self._libvirtd = Process(
+            "libvirtd",
+            [*_APART, _START, "libvirtd", self.folder],
+            self.folder / "libvirtd.log",
+            ready=lambda: self._virsh("version").returncode == 0,
+        )
+        self._exit.callback(self._libvirtd.kill)
+        try:
+            self._libvirtd.start()
+        except BaseException:
+            self._exit.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    def start(self, namespace: str, name: str, *, agent: Agent = Agent.NORMAL, data_disk: Path | None = None) -> Guest:
+        """Start a guest as the domain NAMESPACE_NAME and return at once: see `Guest.wait_agent`.
+
+        `data_disk` is a raw image that becomes the guest's own and is written to; without it the guest gets a fresh
+        one. Raises RuntimeError with libvirt's message.
+        """
+        folder = self.folder / f"{namespace}_{name}"
+        folder.mkdir()
+        domain = Domain(f"{namespace}_{name}", name, agent, folder, data_disk or folder / "data.img")
+        if data_disk is None:
+            subprocess.run(["cp", "--sparse=always", self._image.data, domain.data_disk], check=True)
+        backing = ("-F", "raw", "-b", str(self._image.root))
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, domain.root_disk], check=True)
+        guest = Guest(domain, self.uri, self._bridge)
+        self._exit.callback(guest.close)
+        guest.launcher.start()  # first, as in the pod: it learns of the agent by libvirt's events
+        definition = folder / "domain.xml"
+        definition.write_text(domain.xml(self._image))
+        started = self._virsh("create", str(definition))
+        if started.returncode != 0:
+            raise RuntimeError(f"{domain.name} does not start: {started.stderr.strip()}\n{self._libvirtd.log_tail()}")
+        return guest
+
+    def _configure(self) -> None:
+        for name in (*_PRIVATE, "sockets"):
+            (self.folder / name).mkdir(parents=True)
+        (self.folder / "etc" / "qemu.conf").write_text(_QEMU_CONF)
+        (self.folder / "etc" / "libvirtd.conf").write_text(_LIBVIRTD_CONF.format(sockets=self.folder / "sockets"))
+
+    def _virsh(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["virsh", "-q", "-c", self.uri, *words], capture_output=True, text=True, check=False)
+
+
+def require_programs() -> None:
+    """Raise BuildError with the command that installs what is missing; the tests need root as well."""
+    packages = [package for program, package in _NEEDED.items() if shutil.which(program) is None]
+    if packages:
+        raise BuildError(f"Run this as root: apt-get install --no-install-recommends {' '.join(packages)}")
+    if os.geteuid() != 0:
+        raise BuildError("The tests with real guests need root: they mount file systems in namespaces of their own.")
