@@ -59,8 +59,8 @@ def total(budget: Budget) -> int:
 
 
 def hold_seconds(hooks: Hooks) -> int:
-    """Return after how long the dead-man resumes the application: later than the guest thaws by itself."""
-    return whole_seconds(hooks.freeze_timeout) + auto_thaw_seconds(hooks) + 15
+    """Return after how long the dead-man resumes the application: later than a post hook that still finds it frozen."""
+    return whole_seconds(hooks.freeze_timeout) + auto_thaw_seconds(hooks) + whole_seconds(hooks.thaw_timeout) + 15
 
 
 def auto_thaw_seconds(hooks: Hooks) -> int:

@@ -45,7 +45,7 @@ def test_steps_run_as_they_are_written(hooks: HookRunner) -> None:
 printf '%s\\n' "$x" @RESUME@ é "$VM_CONSISTENCY_HOLD" >>{hooks.guest}/log; echo "$VM_CONSISTENCY_DIR" >/dev/null"""
     hooks.application({"awkward": awkward}, {"undo": "true"})
     assert hooks.pre().ok
-    assert hooks.log[:4] == ['a "b" $c `d` \\e', "@RESUME@", "é", "20"]
+    assert hooks.log[:4] == ['a "b" $c `d` \\e', "@RESUME@", "é", "22"]
     assert hooks.post().ok
 
 
@@ -57,6 +57,18 @@ def test_a_step_that_fails_ends_the_hook_before_the_freeze(hooks: HookRunner) ->
     assert before.err == "vm-consistency: pre hook failed: quiesce: step lock ended with 3: no such user\n"
     assert hooks.log == ["unlock"]
     assert hooks.keeper_ended()
+
+
+def test_what_failed_is_undone_when_nobody_listens_any_more(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")}, require_frozen=True)
+    hooks.set("freeze-fails")
+    process = hooks.start(PRE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    process.wait(60)
+    assert hooks.log[-1] == "unlock"
 
 
 def test_a_step_that_takes_too_long_is_ended(hooks: HookRunner) -> None:
