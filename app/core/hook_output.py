@@ -97,6 +97,8 @@ def read_post_hook(stdout: str, stderr: str, *, failed: bool) -> ThawReading:
         return _failed_thaw(stdout, stderr)
     own, freezer = _own_line(stdout), list(_freezer_lines(stdout, stderr))
     held = {HELD: Known.YES, RELEASED: Known.NO}.get(own or "", Known.UNKNOWN)
+    if let_go := _let_go(freezer):
+        return ThawReading(Known.NO, Known.YES if _succeeded(freezer) else Known.UNKNOWN, let_go)
     if nothing := _nothing_done(freezer):  # frozen before or not, it is as it was
         return ThawReading(held, Known.UNKNOWN, nothing)
     if own is not None and own.startswith(THAWED):
@@ -110,7 +112,7 @@ def read_post_hook(stdout: str, stderr: str, *, failed: bool) -> ThawReading:
 def _failed_freeze(stdout: str, stderr: str) -> FreezeReading:
     if own := _own_failure(stderr, "pre"):  # which has undone what it did, or tried
         return FreezeReading(Known.NO, False, own)
-    why = _freezer_error(_freezer_lines(stdout, stderr))
+    why = _freezer_error(list(_freezer_lines(stdout, stderr)))
     if why is None:
         return FreezeReading(Known.UNKNOWN, False, _last_line(stdout, stderr))
     # virt-launcher goes on with a freeze that virt-freezer does not wait for any more.
@@ -119,12 +121,12 @@ def _failed_freeze(stdout: str, stderr: str) -> FreezeReading:
 
 
 def _failed_thaw(stdout: str, stderr: str) -> ThawReading:
+    freezer = list(_freezer_lines(stdout, stderr))
+    if let_go := _let_go(freezer):
+        return ThawReading(Known.NO, Known.UNKNOWN, let_go)
     if own := _own_failure(stderr, "post"):
         return ThawReading(Known.NO if _WAS_OVER in own else Known.UNKNOWN, Known.UNKNOWN, own)
-    why = _freezer_error(_freezer_lines(stdout, stderr))
-    if why is not None and _VSS_LIMIT in why:  # Windows lets go after 10 s, and says so at the thaw
-        return ThawReading(Known.NO, Known.UNKNOWN, why)
-    return ThawReading(Known.UNKNOWN, Known.UNKNOWN, why or _last_line(stdout, stderr))
+    return ThawReading(Known.UNKNOWN, Known.UNKNOWN, _freezer_error(freezer) or _last_line(stdout, stderr))
 
 
 def _own_line(stdout: str) -> str | None:
@@ -151,17 +153,20 @@ def _freezer_lines(*streams: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _nothing_done(lines: list[tuple[str, str, str]]) -> str | None:
-    for _, message, _ in lines:
-        if message.startswith((_AGENT_MISSING, _NOT_RUNNING)):
-            return f"virt-freezer did nothing: {message}"
-    return None
+    message = lines[-1][1] if lines else ""  # of the last try, where there were several
+    return f"virt-freezer did nothing: {message}" if message.startswith((_AGENT_MISSING, _NOT_RUNNING)) else None
 
 
 def _succeeded(lines: list[tuple[str, str, str]]) -> bool:
     return bool(lines) and lines[-1][0] == "info" and lines[-1][1] in _SUCCESS
 
 
-def _freezer_error(lines: Iterator[tuple[str, str, str]]) -> str | None:
+def _let_go(lines: list[tuple[str, str, str]]) -> str | None:
+    """Windows lets go after 10 s, says frozen all the same when asked, and tells at the first thaw."""
+    return next((f"virt-freezer: {message}: {reason}" for _, message, reason in lines if _VSS_LIMIT in reason), None)
+
+
+def _freezer_error(lines: list[tuple[str, str, str]]) -> str | None:
     errors = [f"{message}: {reason}" if reason else message for level, message, reason in lines if level == "error"]
     return f"virt-freezer: {errors[-1]}" if errors else None
 

@@ -123,6 +123,16 @@ def test_pre_hook_that_failed(stdout: str, stderr: str, frozen: Known, why: str)
             "not frozen any more",
             id="not-held-but-required",
         ),
+        pytest.param(
+            VSS + DONE + "vm-consistency: thawed, was frozen until then\n",
+            "",
+            False,
+            NO,
+            YES,
+            "fsfreeze is limited",
+            id="windows-let-go-and-the-second-thaw-succeeds",
+        ),
+        pytest.param(PAUSED + DONE, "", False, UNKNOWN, YES, "does not say", id="the-last-try-counts"),
         pytest.param("", "", True, UNKNOWN, UNKNOWN, "printed nothing", id="failed-silently"),
     ],
 )
