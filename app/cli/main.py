@@ -89,6 +89,38 @@ def check(
     run(file, output, live=live, kubeconfig=kubeconfig, context=context)
 
 
+@cli.command()
+def verify(
+    vm: Annotated[str, typer.Argument(metavar="VM", help="A VM that runs.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Of the VM.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Don't ask; not even where it can't be seen whether a backup is in progress.")
+    ] = False,
+    kubeconfig: Annotated[Path | None, typer.Option(help="Default: as kubectl finds it.")] = None,
+    context: Annotated[str | None, typer.Option(help="Of the kubeconfig.")] = None,
+    velero_namespace: Annotated[str, typer.Option(metavar="NAMESPACE", help="Where Velero runs.")] = "velero",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Run the hooks of a VM's pod once, outside a backup, and tell what each step did and how long it froze the guest.
+
+    The guest is always left thawed, after Ctrl-C too. Refuses while the guest is frozen, the VM migrates, or a Velero
+    backup that can include it is in progress. Runs with your own credentials. Exits with 0 if all is as it should be,
+    1 with a finding (a hook failed, took longer than Velero waits, or did not freeze the guest), and 2 where nothing
+    was run because of a refusal, or because the cluster can't be read.
+    """
+    from app.cli.verify import run
+
+    run(
+        vm,
+        namespace,
+        output,
+        yes=yes,
+        kubeconfig=kubeconfig,
+        context=context,
+        velero_namespace=velero_namespace,
+    )
+
+
 def main(*args: Any) -> None:
     """Run the command of the process's arguments, or of `args`; exits 0 fine, 1 a finding, 2 misuse."""
     cli(list(args) or None)

@@ -7,6 +7,7 @@ don't know, and an informer of typed objects would hold some 100 kB per pod.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
@@ -29,6 +30,7 @@ _ACCEPT = "application/json"
 _ACCEPT_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _ACCEPT_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _TIMEOUT = 30.0
+_PING_SECONDS = 10.0
 
 
 class KubeError(Exception):
@@ -61,6 +63,10 @@ class ApiError(KubeError):
 
 class ApiUnavailable(KubeError):  # noqa: N818 - a state, not a fault in a request
     """No answer: the connection failed or broke, or time was up."""
+
+
+class NeverConnected(ApiUnavailable):
+    """No connection came about, so nothing was asked of the server."""
 
 
 class UnreadableAnswer(KubeError):  # noqa: N818 - like ApiUnavailable
@@ -150,48 +156,27 @@ class KubeClient:
         return await self._answered("PATCH", path, None, _ACCEPT_METADATA, timeout, list(body), JSON_PATCH)
 
     @contextlib.asynccontextmanager
-    async def watch(
-        self,
-        path: str,
-        *,
-        params: Params,
-        metadata_only: bool = False,
-        timeout: float = _TIMEOUT,
-        silence: float = 660.0,
-    ) -> AsyncIterator[AsyncIterator[Event]]:
-        """Watch a collection: entered when the server has accepted (within `timeout`), yields the events as they come.
+    async def websocket(
+        self, path: str, params: Sequence[tuple[str, str]], protocols: Sequence[str], *, timeout: float = _TIMEOUT
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open a WebSocket; entered when the server has taken it (within `timeout`).
 
-        The iterator ends when the server ends the watch. It raises ApiError for an ERROR event, ApiUnavailable when
-        the connection breaks or stays silent for `silence` seconds, and UnreadableAnswer for a line that is no event;
-        nothing can be read after that.
+        Raises NeverConnected, or ApiError where the server declines, whose message says little: aiohttp drops what
+        the server writes to it. A peer that no longer answers pings ends it after `_PING_SECONDS` and half of that.
         """
-        accept = _ACCEPT_METADATA if metadata_only else _ACCEPT
         with self._faults(timeout):
             async with asyncio.timeout(timeout):
-                response = await self._send("GET", path, {**params, "watch": "true"}, accept, silence=silence)
-                if response.status != 200:
-                    raise _error(response, await response.read())
-        events = self._events(response, silence, read_event if metadata_only else orjson.loads)
-        try:
-            yield events
-        finally:
-            _abandon(response)
-            await events.aclose()
-
-    async def _events(
-        self, response: aiohttp.ClientResponse, silence: float, read: Callable[[bytes], Any]
-    ) -> AsyncGenerator[Event]:
-        with self._faults(silence):
-            async for line in response.content:
-                if line.isspace():
-                    continue
+                url = f"{self._configuration.host}{path}?{urlencode(params)}"
+                headers = await self._headers()
                 try:
-                    event = Event(**read(line))
-                except (ValueError, TypeError) as error:
-                    raise UnreadableAnswer(f"{self.server}: a line of the watch is no event: {line[:60]!r}") from error
-                if event.type == "ERROR":
-                    raise ApiError.from_status(event.object)
-                yield event
+                    socket = await self._transport.websocket(url, headers, protocols, _PING_SECONDS)
+                except aiohttp.WSServerHandshakeError as error:
+                    self._refused = error.status == 401
+                    raise ApiError(error.status, "", _phrase(error.status)) from error
+        try:
+            yield socket
+        finally:
+            await socket.close()
 
     def _read(self, request: str, content: bytes, body: Json | None) -> Json:
         if body is None:
@@ -231,12 +216,9 @@ class KubeClient:
         content_type: str | None = None,
         silence: float | None = None,
     ) -> aiohttp.ClientResponse:
-        await self._refresh(self._refused)
-        headers = {"Accept": accept, "User-Agent": f"vm-consistency/{__version__}"}
+        headers = {"Accept": accept, **await self._headers()}
         if content_type:
             headers["Content-Type"] = content_type
-        if authorization := (await self._configuration.auth_settings()).get("BearerToken"):
-            headers["Authorization"] = authorization["value"] or ""
         url = self._configuration.host + path + (f"?{urlencode(params)}" if params else "")
         limits = aiohttp.ClientTimeout(total=None, sock_read=silence)  # the caller limits the whole
         answer = await self._transport.request(  # type: ignore[no-untyped-call]
@@ -246,15 +228,31 @@ class KubeClient:
         self._refused = response.status == 401
         return response
 
+    async def _headers(self) -> dict[str, str]:
+        await self._refresh(self._refused)
+        headers = {"User-Agent": f"vm-consistency/{__version__}"}
+        if authorization := (await self._configuration.auth_settings()).get("BearerToken"):
+            headers["Authorization"] = authorization["value"] or ""
+        return headers
+
     @contextlib.contextmanager
     def _faults(self, seconds: float) -> Iterator[None]:
         try:
             yield
         except TimeoutError as error:
             raise ApiUnavailable(f"{self.server}: no answer within {seconds:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            raise NeverConnected(f"{self.server}: {reason_of(error)}") from error
         except (aiohttp.ClientError, OSError, ValueError, ConfigException) as error:
             # ValueError: a token that can't be a header, a line longer than the buffer
             raise ApiUnavailable(f"{self.server}: {reason_of(error)}") from error
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "no message"
 
 
 def _json(content: bytes) -> Json | None:

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -160,6 +160,26 @@ class Transport(RESTClientObject):
 
     def _create_connector(self) -> aiohttp.TCPConnector:
         return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=_socket)
+
+    async def websocket(
+        self, url: str, headers: Mapping[str, str], protocols: Sequence[str], ping_seconds: float
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Open a WebSocket; raises aiohttp's exceptions.
+
+        The package's own WsApiClient would need a second session, and passes over proxy and tls-server-name
+        (kubernetes 37.0.2, aio/stream/ws_client.py).
+        """
+        if self.pool_manager is None:
+            self.pool_manager = self._create_pool_manager()
+        return await self.pool_manager.ws_connect(
+            url,
+            headers=headers,
+            protocols=protocols,
+            heartbeat=ping_seconds,
+            proxy=self.proxy,
+            proxy_headers=self.proxy_headers,
+            server_hostname=self.configuration.tls_server_name,
+        )
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:

@@ -43,6 +43,7 @@ EVENTS = Resource("", "v1", "events")
 LEASES = Resource("coordination.k8s.io", "v1", "leases")
 MUTATING_WEBHOOKS = Resource("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations")
 VALIDATING_WEBHOOKS = Resource("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations")
+BACKUPS = Resource("velero.io", "v1", "backups")
 
 
 def virtual_machines(names: KubeVirtNames) -> Resource:
