@@ -156,6 +156,50 @@ class KubeClient:
         return await self._answered("PATCH", path, None, _ACCEPT_METADATA, timeout, list(body), JSON_PATCH)
 
     @contextlib.asynccontextmanager
+    async def watch(
+        self,
+        path: str,
+        *,
+        params: Params,
+        metadata_only: bool = False,
+        timeout: float = _TIMEOUT,
+        silence: float = 660.0,
+    ) -> AsyncIterator[AsyncIterator[Event]]:
+        """Watch a collection: entered when the server has accepted (within `timeout`), yields the events as they come.
+
+        The iterator ends when the server ends the watch. It raises ApiError for an ERROR event, ApiUnavailable when
+        the connection breaks or stays silent for `silence` seconds, and UnreadableAnswer for a line that is no event;
+        nothing can be read after that.
+        """
+        accept = _ACCEPT_METADATA if metadata_only else _ACCEPT
+        with self._faults(timeout):
+            async with asyncio.timeout(timeout):
+                response = await self._send("GET", path, {**params, "watch": "true"}, accept, silence=silence)
+                if response.status != 200:
+                    raise _error(response, await response.read())
+        events = self._events(response, silence, read_event if metadata_only else orjson.loads)
+        try:
+            yield events
+        finally:
+            _abandon(response)
+            await events.aclose()
+
+    async def _events(
+        self, response: aiohttp.ClientResponse, silence: float, read: Callable[[bytes], Any]
+    ) -> AsyncGenerator[Event]:
+        with self._faults(silence):
+            async for line in response.content:
+                if line.isspace():
+                    continue
+                try:
+                    event = Event(**read(line))
+                except (ValueError, TypeError) as error:
+                    raise UnreadableAnswer(f"{self.server}: a line of the watch is no event: {line[:60]!r}") from error
+                if event.type == "ERROR":
+                    raise ApiError.from_status(event.object)
+                yield event
+
+    @contextlib.asynccontextmanager
     async def websocket(
         self, path: str, params: Sequence[tuple[str, str]], protocols: Sequence[str], *, timeout: float = _TIMEOUT
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
