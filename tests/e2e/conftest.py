@@ -7,18 +7,31 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
-from tests.controlplane import ControlPlane
+from tests.controlplane import ControlPlane, Json
 from tests.controlplane.fixtures import kubevirt_cluster
+from tests.e2e.fixtures import hypervisor
+from tests.e2e.guest import Guest
+from tests.e2e.hypervisor import Hypervisor
 from tests.e2e.s3 import S3
 from tests.e2e.snapshotter import DiskArray
 from tests.e2e.velero import Velero
+from tests.e2e.world import World, Worlds
 from tests.installation import Installation
+
+__all__ = ["hypervisor"]
 
 _PACKAGES = Path(__file__).parents[2] / ".ci" / "packages"
 _PROGRAMS = ("qemu-system-x86_64", "libvirtd", "virsh", "debootstrap", "mke2fs", "pkg-config", "unshare")
+
+
+class SetHooks(Protocol):
+    """Takes fields of the policy's `hooks`."""
+
+    def __call__(self, **hooks: Any) -> None: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,15 +51,42 @@ def cluster(request: pytest.FixtureRequest, prerequisites: None) -> Iterator[Con
     yield from kubevirt_cluster(request)
 
 
+POLICY: Json = {
+    "default": {"level": "crash", "allowProfiles": ["postgresql", "marked", "failing"]},
+    "hooks": {"freeze": {"timeout": "30s"}, "thaw": {"timeout": "30s"}},
+    "profiles": {
+        "marked": {
+            "quiesce": [{"name": "mark", "run": "touch /data/held", "timeout": "10s"}],
+            "resume": [{"name": "unmark", "run": "rm /data/held", "timeout": "10s"}],
+        },
+        "failing": {
+            "quiesce": [
+                {"name": "mark", "run": "touch /data/held", "timeout": "10s"},
+                {"name": "refuse", "run": "echo the database is busy; exit 3", "timeout": "10s"},
+            ],
+            "resume": [{"name": "unmark", "run": "rm /data/held", "timeout": "10s"}],
+        },
+    },
+}
+"""VMs choose by annotation. The profile `marked` leaves a file in the guest between quiesce and resume."""
+
+
 @pytest.fixture(scope="session")
 def installation(cluster: ControlPlane) -> Iterator[Installation]:
-    """The product as shipped, with one replica; every level is chosen by annotation of VMs, the default is crash."""
+    """The product as shipped, with one replica; POLICY is in force."""
     installed = Installation(cluster)
     installed.apply()
     installed.start()
-    installed.change_policy({"default": {"level": "crash"}})
+    installed.change_policy(POLICY)
     yield installed
     installed.remove()
+
+
+@pytest.fixture
+def set_hooks(installation: Installation) -> Iterator[SetHooks]:
+    """Change `hooks` of the policy for the rest of the test; running pods follow a little later."""
+    yield lambda **hooks: installation.change_policy({**POLICY, "hooks": {**POLICY["hooks"], **hooks}})
+    installation.change_policy(POLICY)
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +101,28 @@ def velero(cluster: ControlPlane) -> Velero:
 def array(cluster: ControlPlane) -> DiskArray:
     """Where disk images are volumes."""
     return DiskArray(cluster)
+
+
+@pytest.fixture(scope="session")
+def worlds(cluster: ControlPlane, installation: Installation, hypervisor: Hypervisor, array: DiskArray) -> Worlds:
+    """Virtual machines with guests that really run."""
+    return Worlds(cluster, hypervisor, array)
+
+
+@pytest.fixture(scope="session")
+def guest(hypervisor: Hypervisor) -> Guest:
+    """The guest of `world`, which boots while the cluster is made."""
+    return hypervisor.start("shop", "db")
+
+
+@pytest.fixture(scope="session")
+def _world(guest: Guest, worlds: Worlds, velero: Velero) -> World:
+    return worlds.around(guest)
+
+
+@pytest.fixture
+def world(_world: World) -> World:
+    """The VirtualMachine `db` in the namespace `shop`, at level crash until it chooses another; Velero is there too."""
+    _world.choose(None)
+    _world.wait_for_level("crash")
+    return _world

@@ -22,16 +22,7 @@ from tests.controlplane import (
 )
 from tests.controlplane.build import ensure_all
 from tests.controlplane.processes import accepts
-
-# overlay mounts need no second copy of what lies below, and the folders laid on top are never written.
-_ENTER = """
-set -e
-mount -t overlay -o "lowerdir=$1:/usr/bin" tools /usr/bin
-mount -t overlay -o "lowerdir=$2:/run" run /run
-mount --bind "$3" /run/kubevirt
-shift 3
-exec "$@"
-"""
+from tests.e2e.compute import PATH, in_compute
 
 _CONFIG: tuple[Json, ...] = (
     {
@@ -61,8 +52,6 @@ _CONFIG: tuple[Json, ...] = (
     },
 )
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 
 class Node:
     """A Node object and the kwok that serves it; both are there after `start`.
@@ -76,7 +65,7 @@ class Node:
         self.cp = control_plane
         self.name = name
         self._run_kubevirt = run_kubevirt
-        self._env = {"PATH": _PATH, "HOME": "/", **(env or {})}
+        self._env = {"PATH": PATH, "HOME": "/", **(env or {})}
         self._port = control_plane.port()
         self._folder = control_plane.folder / "nodes" / name
         self.process: Process
@@ -91,7 +80,7 @@ class Node:
         self.cp.client.patch("nodes", self.name, {"status": endpoint}, subresource="status", kind="strategic-merge")
         self.process = self.cp.supervise(
             f"kwok-{self.name}",
-            ["unshare", "--mount", "sh", "-c", _ENTER, "enter", *self._layers(), *self._kwok()],
+            in_compute(self._folder, self._run_kubevirt, self._kwok()),
             ready=lambda: accepts(self._port),
             env=self._env,
         )
@@ -121,14 +110,8 @@ class Node:
         metadata = pod["metadata"]
         return [*kubectl, "exec", "-n", metadata["namespace"], metadata["name"], "-c", "compute", "--", *argv]
 
-    def _layers(self) -> list[Path]:
-        """What _ENTER mounts: a folder with the two tools, one with a mount point, and what goes there."""
-        tools = ensure_all("kubevirt-tools")["virt-freezer"].parent
-        run = self._folder / "run"
-        (run / "kubevirt").mkdir(parents=True, exist_ok=True)
-        return [tools, run, self._run_kubevirt]
-
     def _kwok(self) -> list[str | Path]:
+        self._folder.mkdir(parents=True, exist_ok=True)
         config = self._folder / "kwok.yaml"
         config.write_text("\n---\n".join(map(json.dumps, _CONFIG)))
         return [

@@ -47,6 +47,7 @@ class Velero:
         names = [crd["metadata"]["name"] for crd in crds]
         self.cp.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in names))
         self.cp.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        self._stand_in_deployment()
         self._create("BackupStorageLocation", "default", self._backup_location())
         location = {"provider": SNAPSHOTTER, "config": {"folder": str(self.cp.folder / "snapshots")}}
         self._create("VolumeSnapshotLocation", "default", location)
@@ -125,6 +126,17 @@ class Velero:
             return found if found.get("status", {}).get("phase") in _FINAL else None
 
         return wait_for(ended, timeout, what=f"{resource} {name} to end", interval=0.2)
+
+    def _stand_in_deployment(self) -> None:
+        # Restores look up how the server itself was deployed; nothing here makes pods of it.
+        labels = {"deploy": "velero"}
+        containers = [{"name": "velero", "image": "velero"}]
+        spec = {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": containers}},
+        }
+        metadata = {"name": "velero", "namespace": NAMESPACE}
+        self.cp.client.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
 
     def _storage_is_available(self) -> bool:
         location = self.cp.client.get("backupstoragelocations", "default", NAMESPACE)
