@@ -1,6 +1,7 @@
 """Texts that are hard to keep as files, and that nothing but PolicyError ever comes out."""
 
 import json
+import re
 import time
 from typing import Any
 
@@ -145,6 +146,16 @@ def test_doubts_come_in_the_order_of_their_lines() -> None:
     lines = [doubt.line for doubt in load_policy(policy_text(**policy)).doubts]
     assert lines == sorted(lines)
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize(("shell", "chars"), [("sh", 1900), ("powershell", 1300)])
+def test_a_profile_whose_hooks_would_be_too_long_is_an_error(shell: str, chars: int) -> None:
+    profile = {"shell": shell, "quiesce": [{"name": "much", "run": "x" * chars}]}
+    with pytest.raises(PolicyError) as raised:
+        load_policy(policy_text(profiles={"long": profile, "short": {"quiesce": [{"name": "a", "run": "b"}]}}))
+    [finding] = raised.value.findings
+    assert finding.path == "profiles.long"
+    assert re.search(r"come to (\d{4}) bytes; .* 6144 is the limit", finding.message)
 
 
 def names_of_fields() -> list[str]:

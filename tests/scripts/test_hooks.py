@@ -159,6 +159,13 @@ def test_a_thaw_that_did_not_take_place(hooks: HookRunner) -> None:
     assert hooks.post().err == "vm-consistency: post hook failed: thaw: the guest is frozen still\n"
 
 
+def test_windows_that_let_go_of_the_freeze_is_told_though_the_next_thaw_succeeds(hooks: HookRunner) -> None:
+    assert hooks.pre().ok
+    hooks.set("thaw-limited")
+    after = hooks.post()
+    assert after.err == "vm-consistency: post hook failed: thaw: Windows had let go of the freeze before\n"
+
+
 def test_a_guest_that_was_paused_in_the_window_was_not_thawed(hooks: HookRunner) -> None:
     hooks.application({"lock": "true"})
     assert hooks.pre().ok

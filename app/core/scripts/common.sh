@@ -5,7 +5,7 @@ set -u -o pipefail
 trap '' PIPE
 LC_ALL=C
 namespace=$1 vm=$2 freezer=$3
-domain=${namespace}_$vm problem='' run=''
+domain=${namespace}_$vm problem='' run='' lines=''
 shift 3
 
 # What a guest says is data: cut, and without the characters that could forge a line of a log or steer a terminal.
@@ -27,6 +27,7 @@ freezer_does() {
 	shift
 	said=$(timeout "$seconds" "$freezer" "$@" --name "$vm" --namespace "$namespace" 2>&1 </dev/null | clean)
 	set -- $?
+	lines=$lines$said
 	[ -z "$said" ] || echo "$said"
 	return "$1"
 }
