@@ -5,7 +5,8 @@ commands run in a shell here, with the folder in place of /run. What it imitates
 its arguments into JSON as they are, ends with the command's exit code and with 2 where the agent refuses or is silent;
 virt-freezer ends with 0 where there is no agent; a frozen guest runs no command. Files in the folder steer it:
 `frozen`, `no-agent`, `silent` (of the agent, for status and commands), `freeze-fails`, `freeze-hangs` (and takes place
-later), `freeze-lies`, `thaw-fails`, `thaw-lies`, `thaw-limited`, `paused`, `answer` (what commands print instead of their output).
+later), `freeze-lies`, `thaw-fails`, `thaw-lies`, `thaw-limited`, `paused`, `answer` (what commands print instead of
+their output).
 """
 
 import base64
