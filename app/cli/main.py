@@ -90,6 +90,40 @@ def check(
 
 
 @cli.command()
+def backup(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a Velero Backup that has ended.")],
+    kubeconfig: Annotated[Path | None, typer.Option(help="Default: as kubectl finds it.")] = None,
+    context: Annotated[str | None, typer.Option(help="Of the kubeconfig.")] = None,
+    velero_namespace: Annotated[str, typer.Option(metavar="NAMESPACE", help="Where Velero runs.")] = "velero",
+    cacert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The authorities of the object store's certificate.")
+    ] = None,
+    insecure_skip_tls_verify: Annotated[
+        bool, typer.Option("--insecure-skip-tls-verify", help="Take any certificate for the object store's.")
+    ] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Tell for each VM of a Velero backup its level, its hooks, and whether it was frozen while its disks were copied.
+
+    Read from the record on the pods in the backup and from the log of its hooks, which Velero hands out as it does to
+    its own command line: with your own credentials, DownloadRequests in its namespace. Exits with 0, with 1 if a VM
+    that should have been frozen is not known to have been, a hook failed or does not fit the record, and with 2 where
+    the backup can't be read.
+    """
+    from app.cli.backup import run
+
+    run(
+        name,
+        output,
+        kubeconfig=kubeconfig,
+        context=context,
+        namespace=velero_namespace,
+        ca_file=cacert,
+        verify=not insecure_skip_tls_verify,
+    )
+
+
+@cli.command()
 def verify(
     vm: Annotated[str, typer.Argument(metavar="VM", help="A VM that runs.")],
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Of the VM.")],

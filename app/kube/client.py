@@ -155,6 +155,10 @@ class KubeClient:
         """Patch an object with a JSON patch; returns what comes back, the object's metadata, as it came."""
         return await self._answered("PATCH", path, None, _ACCEPT_METADATA, timeout, list(body), JSON_PATCH)
 
+    async def delete(self, path: str, *, timeout: float = _TIMEOUT) -> None:
+        """DELETE an object."""
+        await self._answered("DELETE", path, None, _ACCEPT, timeout)
+
     @contextlib.asynccontextmanager
     async def watch(
         self,
