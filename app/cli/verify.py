@@ -35,7 +35,7 @@ def run(
     velero_namespace: str,
 ) -> None:
     """Run the hooks and print what came of it."""
-    if not (yes or sys.stdin.isatty()):
+    if not (yes or has_terminal()):
         misuse("verify asks before it pauses a guest's writes, and here is no terminal to ask on: give --yes")
     names = read_settings().names
     cluster = _Cluster(kubeconfig, context, names, velero_namespace)
@@ -47,6 +47,11 @@ def run(
     target, trial = cluster.ask(lambda client, reading: _tried(client, reading, subject, names))
     notes = (*target.notes, *([f"not known whether a backup is in progress: {target.unseen}"] * bool(target.unseen)))
     _finish(subject, trial, notes, names, output)
+
+
+def has_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
 
 
 class _Cluster:
@@ -92,7 +97,8 @@ def _confirm(target: Target) -> None:
     _tell(f"{level}. Its guest stops writing, with all that waits for that, until the post hook has run.")
     if target.unseen:
         _tell(f"WARNING: {target.unseen}. If a backup of this VM is in progress, this run would spoil it.")
-    if not typer.confirm("Go on?", err=True):
+    typer.echo("Go on? [y/N] ", nl=False, err=True)  # typer.confirm leaves a blank on stdout, where JSON is expected
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         misuse("nothing was run")
 
 

@@ -209,7 +209,7 @@ def _of_end(subject: Subject, trial: Trial, names: KubeVirtNames) -> Iterator[st
         certainly = trial.freeze.frozen is Known.YES or trial.seen_frozen
         state = "was frozen, and nothing shows that it is thawed" if certainly else "is not known to be thawed"
         yield f"the guest {state}: {thaw_of((trial.post, *trial.thaws)[-1]).why}; {by_hand}"
-    elif trial.thaws:
+    elif trial.thaws and trial.thaw.thawed is not Known.YES:
         yield "the post hook left a doubt; the guest was thawed by virt-freezer after it"
 
 

@@ -1,7 +1,10 @@
 """Running commands as a user does, in this process."""
 
+import asyncio
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from app.cli.main import cli
+from tests.kube.stand_in import StandInServer
 
 
 class Ran:
@@ -37,3 +41,35 @@ def written(path: Path, content: object) -> Path:
     else:
         path.write_text(yaml.safe_dump_all(content if isinstance(content, list) else [content]))
     return path
+
+
+@contextmanager
+def served(server: StandInServer) -> Iterator[None]:
+    """Meanwhile the server answers, from another thread: a command has a loop of its own."""
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    ended = asyncio.Event()
+
+    async def serve() -> None:
+        async with server.running():
+            ready.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(10)
+    yield
+    loop.call_soon_threadsafe(ended.set)
+    thread.join(10)
+    loop.close()
+
+
+def kubeconfig(server: str) -> dict[str, Any]:
+    """A kubeconfig of one cluster."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "only", "cluster": {"server": server}}],
+        "users": [{"name": "only", "user": {"token": "t"}}],
+        "contexts": [{"name": "only", "context": {"cluster": "only", "user": "only"}}],
+        "current-context": "only",
+    }

@@ -1,7 +1,5 @@
 """`policy check --live` against a stand-in for the API server: what it tells, and what it says of a bad cluster."""
 
-import asyncio
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import pytest
 from app.core.constants import LEVEL
 from app.core.policy import Level
 from app.core.record import with_record
-from tests.cli.support import Ran, run, written
+from tests.cli.support import Ran, kubeconfig, run, served, written
 from tests.factories import NAME, NAMESPACE, UID, decide_pod, make_facts, make_owner, make_pod, make_policy, policy_text
 from tests.kube.stand_in import Reply, Request, StandInServer, listed
 
@@ -67,36 +65,11 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """An empty one, served by another thread: a command has a loop of its own."""
+    """An empty one."""
     cluster = Cluster(tmp_path / "kubeconfig")
-    loop, ready = asyncio.new_event_loop(), threading.Event()
-    ended = asyncio.Event()
-
-    async def serve() -> None:
-        async with cluster.server.running():
-            ready.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(10)
-    written(cluster.kubeconfig, kubeconfig(cluster.server.url))
-    yield cluster
-    loop.call_soon_threadsafe(ended.set)
-    thread.join(10)
-    loop.close()
-
-
-def kubeconfig(server: str) -> Object:
-    """A kubeconfig of one cluster."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "only", "cluster": {"server": server}}],
-        "users": [{"name": "only", "user": {"token": "t"}}],
-        "contexts": [{"name": "only", "context": {"cluster": "only", "user": "only"}}],
-        "current-context": "only",
-    }
+    with served(cluster.server):
+        written(cluster.kubeconfig, kubeconfig(cluster.server.url))
+        yield cluster
 
 
 def carrying(level: str) -> dict[str, str]:

@@ -17,6 +17,8 @@ class Request:
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    command: tuple[str, ...] = ()
+    """All values of that parameter, which an exec request repeats."""
 
     @property
     def is_watch(self) -> bool:
@@ -113,7 +115,9 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
     await reader.readexactly(int(headers.get("content-length", 0)))
     url = urlsplit(target)
-    return Request(method, unquote(url.path), dict(parse_qsl(url.query)), headers)
+    query = parse_qsl(url.query, keep_blank_values=True)
+    command = tuple(value for key, value in query if key == "command")
+    return Request(method, unquote(url.path), dict(query), headers, command)
 
 
 def item(name: str, version: int = 1, namespace: str = "", **metadata: object) -> Json:
