@@ -74,11 +74,7 @@ def opened(url: str, context: ssl.SSLContext) -> Iterator[BinaryIO]:
         with _response(url, context) as response:
             yield _plain(response)
     except HTTPError as error:
-        with error:
-            if error.code == 404:
-                raise NotStoredError(f"{where}: not there") from error
-            detail = one_line(error.read(2000).decode(errors="replace"))
-        raise StoreError(f"{where}: {error.code} {error.reason}: {detail}") from error
+        raise _refusal(where, error) from error
     except URLError as error:
         hint = ""
         if isinstance(error.reason, ssl.SSLCertVerificationError):
@@ -87,6 +83,16 @@ def opened(url: str, context: ssl.SSLContext) -> Iterator[BinaryIO]:
     except (OSError, HTTPException, EOFError, zlib.error, tarfile.TarError) as error:
         reason = one_line(str(error)) or type(error).__name__
         raise StoreError(f"{where}: the download was cut short or is damaged: {reason}") from error
+
+
+def _refusal(where: str, error: HTTPError) -> StoreError:
+    if error.closed:  # after a redirect to where nobody is sent
+        return StoreError(f"{where}: {one_line(str(error))}")
+    with error:
+        if error.code == 404:
+            return NotStoredError(f"{where}: not there")
+        detail = one_line(error.read(2000).decode(errors="replace"))
+    return StoreError(f"{where}: {error.code} {error.reason}: {detail}")
 
 
 def _origin(url: str) -> str:
