@@ -69,7 +69,7 @@ class Guest:
 
     def wait_agent(self, seconds: float = 180.0) -> "Guest":
         """Return when the agent answers and the launcher knows its version; PostgreSQL runs by then."""
-        self._wait_for("guest agent", lambda: self._known_to_launcher() and self._answers(), seconds)
+        self._wait_for("guest agent", lambda: self._known_to_launcher() and self.answers(), seconds)
         return self
 
     def wait_console(self, text: str, seconds: float = 180.0) -> None:
@@ -148,7 +148,8 @@ class Guest:
         self.launcher.kill()
         self._virsh("destroy", self.domain)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether the agent answers within libvirt's five seconds."""
         try:
             self.agent("guest-ping")
         except GuestError:

@@ -46,7 +46,7 @@ esac
 say "ready"
 while :; do
 	# shellcheck disable=SC2046 # several options, none with a blank in it
-	qemu-ga -m virtio-serial -p "/dev/$(agent_port)" -t /run -f /run/qemu-ga.pid -F/usr/local/sbin/freeze-hook -v \
+	qemu-ga -m virtio-serial -p "/dev/$(agent_port)" -t /run -F/usr/local/sbin/freeze-hook -v \
 		-l /run/qemu-ga.log $(cat /run/guest-test/agent-options 2>/dev/null)
 	sleep 0.2
 done

@@ -1,0 +1,261 @@
+"""What can go wrong with hooks, at real guests: whatever happens, the guest thaws and the application goes on.
+
+The rendered hooks run as in the container `compute`, without Velero.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tests.controlplane.waiting import wait_for
+from tests.e2e import ledger
+from tests.e2e.compute import Done
+from tests.e2e.domain import Agent
+from tests.e2e.guest import Guest
+from tests.e2e.hooks import Hooks, story
+from tests.e2e.hypervisor import Hypervisor
+
+FROZEN = "vm-consistency: frozen"
+THAWED = "vm-consistency: thawed, was frozen until then"
+NO_EXEC = "quiesce: no guest agent, or guest-exec is forbidden:.*"
+
+
+@pytest.fixture(scope="module")
+def started(hypervisor: Hypervisor) -> dict[str, Guest]:
+    """Guests by what becomes of them; they boot side by side."""
+    kinds = {"none": Agent.NONE, "rhel": Agent.BLOCK_EXEC}
+    names = ("well", "forgotten", "paused", "hung", "none", "rhel")
+    return {name: hypervisor.start("failures", name, agent=kinds.get(name, Agent.NORMAL)) for name in names}
+
+
+@pytest.fixture(scope="module")
+def meanwhile(started: dict[str, Guest], hypervisor: Hypervisor) -> Iterator[dict[str, Future[None]]]:
+    """The tests that mostly wait, each at a guest of its own, while the others run."""
+    with ThreadPoolExecutor() as threads:
+        yield {
+            test.__name__: threads.submit(test, started[test.__name__], hypervisor)
+            for test in (forgotten, paused, hung)
+        }
+
+
+@pytest.fixture(scope="module")
+def well(started: dict[str, Guest], meanwhile: object) -> Guest:
+    guest = started["well"].wait_agent()
+    ledger.install(guest)
+    return guest
+
+
+@pytest.fixture
+def guest(well: Guest) -> Iterator[Guest]:
+    """A guest with the ledger; what a test does to it must have left nothing held."""
+    ledger.heal(well)
+    yield well
+    ledger.assert_free(well)
+
+
+Render = Callable[..., Hooks]
+
+
+@pytest.fixture
+def render(guest: Guest, hypervisor: Hypervisor) -> Render:
+    """The guest's hooks by profile (None: level filesystem) and by what `ledger.policy` takes."""
+
+    def render(profile: str | None = "ledger", **options: str) -> Hooks:
+        return Hooks(guest, hypervisor.environment, ledger.policy(**options), profile)
+
+    return render
+
+
+def failed(done: Done, phase: str, why: str) -> None:
+    """The hook failed with one line of ours on stderr, which matches."""
+    assert done.exit_code == 1, done
+    assert re.fullmatch(rf"vm-consistency: {phase} hook failed: {why}", done.stderr.strip()), done
+
+
+def succeeded(done: Done, line: str) -> None:
+    """The hook succeeded, and its last line says so."""
+    assert (done.exit_code, done.stderr, done.stdout.splitlines()[-1]) == (0, "", line), done
+
+
+def test_checkpoint_freeze_and_thaw_with_the_built_in_profile(guest: Guest, render: Render) -> None:
+    hooks, before = render("postgresql"), len(guest.events())
+    succeeded(hooks.pre(), FROZEN)
+    assert guest.frozen()
+    succeeded(hooks.post(), THAWED)
+    assert story(guest.events()[before:]) == ["quiesce", "freeze", "thaw"]
+    assert "checkpoint complete" in guest.must_run("cat /data/postgresql/log")
+
+
+def test_steps_run_in_order_around_the_freeze(guest: Guest, render: Render) -> None:
+    hooks, before = render(), len(guest.events())
+    succeeded(hooks.pre(), FROZEN)
+    assert guest.frozen()
+    succeeded(hooks.post(), THAWED)
+    assert story(guest.events()[before:]) == ["quiesce", "freeze", "thaw", "resume"]
+    assert ledger.told(guest) == ["lock", "checkpoint", "freeze", "thaw", "unlock", "announce"]
+
+
+def test_the_application_is_held_between_the_hooks(guest: Guest, render: Render) -> None:
+    hooks = render()
+    succeeded(hooks.pre(), FROZEN)
+    guest.thaw()  # to ask in the window; the post hook has to notice
+    assert ledger.held(guest)
+    failed(hooks.post(), "post", "freeze: the guest was not frozen any more")
+
+
+def test_a_failing_step_freezes_nothing_and_resumes(guest: Guest, render: Render) -> None:
+    hooks = render("troubled", trouble=r"""printf 'vm-consistency: frozen\n\033[2Jno disk left\n'; exit 3""")
+    failed(hooks.pre(), "pre", r"quiesce: step trouble ended with 3: vm-consistency: frozen \[2Jno disk left")
+    assert ledger.told(guest) == ["lock", "unlock"]
+
+
+def test_a_step_that_takes_too_long(guest: Guest, render: Render) -> None:
+    failed(render("troubled", trouble="sleep 600").pre(), "pre", "quiesce: step trouble ended with 124.*")
+    assert ledger.told(guest) == ["lock", "unlock"]
+
+
+def test_a_freeze_that_fails(guest: Guest, render: Render) -> None:
+    ledger.trouble_freeze(guest, "exit 1")
+    failed(render().pre(), "pre", "freeze: virt-freezer ended with 1: .*")
+    assert ledger.told(guest) == ["lock", "checkpoint", "freeze", "unlock", "announce"]
+
+
+@pytest.mark.parametrize("profile", ["ledger", "postgresql", None])
+def test_a_freeze_that_finishes_after_we_gave_up(guest: Guest, render: Render, profile: str | None) -> None:
+    ledger.trouble_freeze(guest, "sleep 8")
+    before = len(guest.events())
+    failed(render(profile, freeze="{timeout: 2s}").pre(), "pre", "freeze: virt-freezer ended with 124: .*")
+    happened = [(event.call, event.state) for event in guest.events()[before:]]
+    assert happened.index(("freeze", "done")) < happened.index(("thaw", "done"))
+
+
+def test_an_agent_that_hangs_from_the_start(guest: Guest, render: Render) -> None:
+    stop = "sleep 1; kill -STOP $0; sleep 40; kill -CONT $0"
+    guest.must_run(f"setsid sh -c '{stop}' $(pidof qemu-ga) </dev/null >/dev/null 2>&1 &")
+    wait_for(lambda: not guest.answers() or None, what="the agent to hang")
+    failed(render().pre(), "pre", NO_EXEC)
+    wait_for(lambda: guest.answers() or None, 60, what="the agent to come back")
+    assert ledger.told(guest) == []
+
+
+def test_a_guest_that_is_paused(guest: Guest, render: Render) -> None:
+    guest.pause()
+    try:
+        application, filesystem = render().pre(), render(None).pre()
+        unproven = render(None, requireFrozen="false").pre()
+    finally:
+        guest.resume()
+    failed(application, "pre", NO_EXEC)
+    failed(filesystem, "pre", "freeze: virt-freezer froze nothing")
+    assert (unproven.exit_code, "VM domain not running" in unproven.stderr) == (0, True)
+
+
+def test_the_pre_hook_again_in_the_window_fails_and_undoes_nothing(guest: Guest, render: Render) -> None:
+    hooks, before = render(), len(guest.events())
+    succeeded(hooks.pre(), FROZEN)
+    failed(hooks.pre(), "pre", "the guest is frozen already: another backup or snapshot is at work")
+    succeeded(hooks.post(), THAWED)
+    failed(hooks.post(), "post", "freeze: the guest was not frozen any more; nothing was held: .*")
+    assert story(guest.events()[before:]) == ["quiesce", "freeze", "thaw", "resume"]
+
+
+def test_two_runs_at_once_have_one_winner(guest: Guest, render: Render) -> None:
+    hooks = render()
+    both = [hooks.start_pre(), hooks.start_pre()]
+    winner, loser = sorted((hooks.end(each) for each in both), key=lambda done: done.exit_code)
+    succeeded(winner, FROZEN)
+    failed(loser, "pre", ".*")
+    assert guest.frozen()
+    succeeded(hooks.post(), THAWED)
+    assert ledger.told(guest) == ["lock", "checkpoint", "freeze", "thaw", "unlock", "announce"]
+
+
+def test_a_guest_without_an_agent(started: dict[str, Guest], hypervisor: Hypervisor) -> None:
+    guest = started["none"]
+    guest.wait_console("ready without an agent")
+
+    def pre(profile: str | None, required: str) -> Done:
+        return Hooks(guest, hypervisor.environment, ledger.policy(requireFrozen=required), profile).pre()
+
+    unproven = pre(None, "false")
+    assert (unproven.exit_code, "No guest agent" in unproven.stderr) == (0, True)
+    failed(pre(None, "true"), "pre", "freeze: virt-freezer froze nothing")
+    for required in ("true", "false"):
+        failed(pre("ledger", required), "pre", NO_EXEC)
+
+
+def test_guest_exec_forbidden_as_on_rhel(started: dict[str, Guest], hypervisor: Hypervisor) -> None:
+    guest = started["rhel"].wait_agent()
+    failed(Hooks(guest, hypervisor.environment, ledger.policy(), "ledger").pre(), "pre", NO_EXEC)
+    assert not guest.frozen()
+    filesystem = Hooks(guest, hypervisor.environment, ledger.policy(), None)
+    succeeded(filesystem.pre(), FROZEN)
+    assert guest.frozen()
+    succeeded(filesystem.post(), THAWED)
+    assert not guest.frozen()
+
+
+def forgotten(guest: Guest, hypervisor: Hypervisor) -> None:
+    """No post hook comes: the safety timer thaws, the dead-man resumes, and a late post hook says so.
+
+    Then the pre hook itself is killed while the guest freezes.
+    """
+    ledger.install(guest.wait_agent())
+    hooks = Hooks(guest, hypervisor.environment, ledger.policy(), "ledger")
+    succeeded(hooks.pre(), FROZEN)
+    wait_for(lambda: not guest.frozen() or None, 40, what="the safety timer")
+    assert ledger.held(guest)
+    ledger.wait_until_free(guest, 60)
+    assert story(guest.events()) == ["quiesce", "freeze", "safety-timer", "thaw"]
+    assert ledger.told(guest) == ["lock", "checkpoint", "freeze", "thaw", "unlock", "announce"]
+    failed(hooks.post(), "post", "freeze: .* not frozen any more; the application was resumed before this hook: .*")
+
+    ledger.heal(guest)
+    ledger.trouble_freeze(guest, "sleep 3")
+    before = len(guest.events())
+    with hooks.start_pre() as hook:
+        wait_for(lambda: "freeze" in story(guest.events()[before:]) or None, 60, what="the freeze")
+        hook.kill()
+    wait_for(lambda: story(guest.events()[before:])[-1] == "thaw" or None, 60, what="the safety timer")
+    ledger.wait_until_free(guest, 60)
+
+
+def paused(guest: Guest, hypervisor: Hypervisor) -> None:
+    """The guest is paused in the window: the post hook can do nothing, and says so."""
+    ledger.install(guest.wait_agent())
+    hooks = Hooks(guest, hypervisor.environment, ledger.policy(), "ledger")
+    succeeded(hooks.pre(), FROZEN)
+    guest.pause()
+    try:
+        after = hooks.post()
+    finally:
+        guest.resume()
+    failed(after, "post", ".*domain not running.*")
+    ledger.wait_until_free(guest, 90)
+    assert ledger.told(guest)[-2:] == ["unlock", "announce"]
+
+
+def hung(guest: Guest, hypervisor: Hypervisor) -> None:
+    """The agent stops answering in a step, then in a freeze, and comes back long after the pre hook has given up."""
+    ledger.install(guest.wait_agent())
+    stop = "p=$(pidof qemu-ga); (sleep 75; kill -CONT $p) </dev/null >/dev/null 2>&1 & kill -STOP $p"
+    in_step = Hooks(guest, hypervisor.environment, ledger.policy(trouble=stop), "troubled")
+    failed(in_step.pre(), "pre", "quiesce: .*")
+    wait_for(lambda: guest.answers() or None, 120, what="the agent to come back")
+    assert ledger.told(guest) == ["lock", "unlock"]  # by the dead-man, for nobody could tell the keeper
+    ledger.assert_free(guest)
+
+    ledger.heal(guest)
+    ledger.trouble_freeze(guest, stop)
+    in_freeze = Hooks(guest, hypervisor.environment, ledger.policy(), "ledger")
+    failed(in_freeze.pre(), "pre", "freeze: .*; the guest did not say that it is thawed.*")
+    wait_for(lambda: guest.answers() or None, 120, what="the agent to come back")
+    ledger.wait_until_free(guest, 60)
+    assert ledger.told(guest)[-2:] == ["unlock", "announce"]
+
+
+@pytest.mark.parametrize("test", [forgotten, paused, hung])
+def test_meanwhile(meanwhile: dict[str, Future[None]], test: Callable[..., None]) -> None:
+    meanwhile[test.__name__].result()
