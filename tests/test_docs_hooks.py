@@ -1,0 +1,122 @@
+"""What the page for backup administrators says of hooks and no other test shows; the tools are stand-ins."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from app.core.hook_output import Known, read_post_hook, read_pre_hook
+from app.core.hook_scripts import keeper
+from app.core.profiles import Profile, Step
+from tests.controlplane.waiting import wait_for
+from tests.scripts.conftest import HookRunner
+
+PAGE = (Path(__file__).parents[1] / "docs" / "backup-administrators.md").read_text()
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Iterator[HookRunner]:
+    runner = HookRunner(tmp_path)
+    yield runner
+    runner.unset("frozen")
+    runner.end()
+
+
+@pytest.mark.parametrize("require_frozen", [True, False])
+@pytest.mark.parametrize("resume", [True, False])
+def test_two_backups_at_once_under_continue(hooks: HookRunner, resume: bool, require_frozen: bool) -> None:
+    steps = {"unlock": hooks.note("unlock")} if resume else {}
+    hooks.application({"lock": hooks.note("lock")}, steps, require_frozen=require_frozen)
+
+    assert hooks.pre().ok
+    second = hooks.pre()
+    second_post = hooks.post()  # Velero runs it although the pre hook failed
+    first_post = hooks.post()
+
+    assert not second.ok
+    assert second_post.ok
+    assert not hooks.frozen
+    assert hooks.log == ["lock", "freeze --unfreezeTimeoutSeconds 3", "thaw"] + resume * ["unlock"] + ["thaw"]
+    assert first_post.ok is not (resume or require_frozen)
+    if first_post.ok:
+        assert first_post.out == "vm-consistency: thawed, was not frozen any more\n"
+    assert read_pre_hook(second.out, second.err, failed=True).frozen is Known.NO
+    first = read_post_hook(first_post.out, first_post.err, failed=not first_post.ok)
+    assert first.held is (Known.NO if require_frozen or not resume else Known.UNKNOWN)
+
+
+def test_a_paused_guest_fails_where_a_freeze_is_required(hooks: HookRunner) -> None:
+    hooks.filesystem(require_frozen=True)
+    hooks.set("paused")
+    assert hooks.pre().err == "vm-consistency: pre hook failed: freeze: virt-freezer froze nothing\n"
+
+
+def test_a_paused_guest_is_not_quiesced(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")})
+    hooks.set("paused")
+    assert "quiesce: no guest agent, or guest-exec is forbidden" in hooks.pre().err
+    assert hooks.log == []
+
+
+@pytest.mark.parametrize("require_frozen", [True, False])
+def test_just_booted_kubevirt_has_not_heard_of_the_agent(hooks: HookRunner, require_frozen: bool) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")}, require_frozen=require_frozen)
+    (hooks.bin / "virt-freezer").write_text(
+        """#!/bin/sh\necho '{"component":"freezer","msg":"No guest agent, exiting"}'\n"""
+    )
+    before = hooks.pre()
+    assert before.ok is not require_frozen
+    if require_frozen:
+        assert hooks.log == ["lock", "unlock"]
+    else:
+        assert before.out.endswith("vm-consistency: not frozen: virt-freezer froze nothing\n")
+        assert hooks.post().ok
+
+
+def test_a_keeper_that_is_stopped_resumes_the_application(hooks: HookRunner) -> None:
+    hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
+    assert hooks.pre().ok
+    for process in holders(hooks.guest / "run" / "lock"):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+    wait_for(hooks.keeper_ended, 30, what="the keeper to end")
+    assert hooks.log[-1] == "unlock"
+    hooks.unset("frozen")
+    assert "post hook failed: nothing was held: " in hooks.post().err
+
+
+def holders(lock: Path) -> list[int]:
+    """The processes of the keeper, all of which the agent's service would stop."""
+    found = []
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            if os.readlink(f"/proc/{process}/fd/9") == str(lock):
+                found.append(int(process))
+    assert found
+    return found
+
+
+def test_the_tools_of_the_page_are_all_that_a_linux_guest_needs(tmp_path: Path) -> None:
+    [sentence] = re.findall(r"A Linux guest with `application` needs ([^.]*?), besides", PAGE)
+    tools = re.findall(r"`(\w+)`", sentence)
+    assert len(tools) > 5
+    (tmp_path / "bin").mkdir()
+    for tool in tools:
+        (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    run = tmp_path / "run"
+    step = (Step("a", ":", 5),)
+    code = keeper(Profile(quiesce=step, resume=step), 1).replace("/run/vm-consistency", str(run))
+
+    # As guest-exec runs it, but that the code itself is not encoded.
+    environment = {"PATH": str(tmp_path / "bin"), "i": "run", "CODE": code}
+    command = ["/bin/sh", "-c", 'echo eDox | base64 -d >/dev/null && eval "$CODE"']
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+    assert (said.stdout, said.stderr) == ("run started\n", "")
+    wait_for(lambda: (run / "status").read_text() == "run over - its time is up\n", 30, what="the end of the run")
