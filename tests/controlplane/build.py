@@ -81,7 +81,14 @@ PARTS: Mapping[str, Part] = {
             on_demand=True,
         ),
         Part("kwok", _MODULES / "kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, on_demand=True),
-        Part("velero", _MODULES / "velero", {"velero": "github.com/vmware-tanzu/velero/cmd/velero"}, on_demand=True),
+        Part(
+            "velero",
+            _MODULES / "velero",
+            {"velero": "github.com/vmware-tanzu/velero/cmd/velero"},
+            # Else every server listens on port 8080 of all addresses as well, and no flag says otherwise.
+            ldflags="-X sigs.k8s.io/controller-runtime/pkg/metrics/server.DefaultBindAddress=0",
+            on_demand=True,
+        ),
         Part(
             "velero-plugin-aws",
             _MODULES / "velero-plugin-aws",

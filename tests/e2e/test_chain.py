@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, H
 from tests.controlplane import Json, launcher_pod, wait_for
 from tests.e2e.conftest import SetHooks
 from tests.e2e.hypervisor import Hypervisor
+from tests.e2e.outcome import hooks, phase
 from tests.e2e.snapshotter import DiskArray, Snapshot
 from tests.e2e.velero import Velero
 from tests.e2e.world import World
@@ -182,17 +184,10 @@ def test_a_restore_into_another_namespace_gets_hooks_for_that_namespace(world: W
     assert (found[EFFECTIVE_LEVEL], found[EFFECTIVE_PROFILE]) == ("application", "marked")
     [pre] = [value for key, value in found.items() if key.startswith("pre.") and key.endswith("/command")]
     assert '"second-shop", "db"' in pre
-
-
-def phase(done: Json) -> str:
-    found: str = done["status"]["phase"]
-    return found
-
-
-def hooks(backup: Json) -> tuple[int, int]:
-    """How many were attempted and failed."""
-    status = backup["status"].get("hookStatus", {})
-    return status.get("hooksAttempted", 0), status.get("hooksFailed", 0)
+    claim = world.client.get("persistentvolumeclaims", "data", "second-shop")
+    volume = world.client.get("persistentvolumes", claim["spec"]["volumeName"])
+    assert Path(volume["spec"]["hostPath"]["path"]).stat().st_size == world.guest.data_disk.stat().st_size
+    assert volume["spec"]["hostPath"]["path"] != str(world.guest.data_disk)
 
 
 def held(world: World) -> bool:

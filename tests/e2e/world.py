@@ -1,10 +1,11 @@
 """A virtual machine whole: its objects in the cluster, the node that runs its launcher pod, and the guest itself."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from app.core.constants import EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, LEVEL, PROFILE
+from app.core.constants import COMMAND, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, LEVEL, PROFILE
 from tests.controlplane import Client, ControlPlane, Json, make_namespace, make_vm, wait_for
 from tests.e2e.guest import Guest
 from tests.e2e.hypervisor import Hypervisor
@@ -31,6 +32,11 @@ class World:
     def annotations(self) -> dict[str, str]:
         """What stands on it."""
         return annotations(self.pod())
+
+    def hook(self, phase: str) -> list[str]:
+        """The argv of its hook of a phase, PRE or POST of app.core.constants."""
+        argv: list[str] = json.loads(self.annotations()[phase + COMMAND])
+        return argv
 
     def choose(self, level: str | None, profile: str | None = None) -> Self:
         """Annotate the VirtualMachine, and return when its running pod has followed; None: as the policy says."""
