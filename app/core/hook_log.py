@@ -34,6 +34,8 @@ _BEFORE_START = re.compile("no such container: |need at least 1 container|comman
 _TIMED_OUT = "timed out after "
 _AT_ONCE = timedelta(seconds=2)
 """Between the end of a hook and the line of its failure lies nothing but another line; times are whole seconds."""
+_MOST_AT_ONCE = 64
+"""More than the item block workers that anybody lets a backup have."""
 
 _FIELD = re.compile(r'([A-Za-z_@][\w.@-]*)=("(?:[^"\\]|\\.)*"|[^ "]*)(?: |$)')
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|.)")
@@ -166,7 +168,7 @@ class _Reader:
         timeout = fields.get("hookTimeout", "").strip("{}")  # in logfmt it is a struct
         run = HookRun(phase, command, source, on_error, timeout, _time(fields), _pod(fields))
         self._at_once |= bool(self._open)
-        self._open.append(run)
+        self._open = [*self._open[-_MOST_AT_ONCE:], run]
         self.log.runs.append(run)
 
     def _output(self, message: str, phase: Phase, fields: dict[str, str]) -> None:
@@ -180,7 +182,8 @@ class _Reader:
         elif run := next((run for run in same if run.stderr is None), None):
             run.stderr, run.ended = text, _time(fields)
             self._open.remove(run)
-            self._ended = [earlier for earlier in self._ended if _together(earlier.ended, run.ended)] + [run]
+            recent = self._ended[-_MOST_AT_ONCE:]
+            self._ended = [earlier for earlier in recent if _together(earlier.ended, run.ended)] + [run]
 
     def _failure(self, phase: Phase, fields: dict[str, str]) -> None:
         error = fields.get("error") or fields.get("error.message") or "no reason is given"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.hook_log import MAX_OUTPUT, HookLog, HookRun, parse_line, read_hook_log
+from app.core.hook_output import Known, read_post_hook, read_pre_hook
 from app.core.velero_hooks import Phase
 from tests.core.velero_log import DONE, EXIT_1, NO_AGENT, START, VeleroLog, go_quoted
 
@@ -34,7 +35,7 @@ def play(log: VeleroLog, hooks: Sequence[Sequence[object]]) -> None:
         steps = [step for step in steps if next(step, "over") is None]
 
 
-@pytest.mark.parametrize("name", ["hooks.log", "hooks.json"])
+@pytest.mark.parametrize("name", ["logrus.log", "logrus.json"])
 def test_what_logrus_itself_wrote(name: str) -> None:
     log = read_hook_log((DATA / name).read_text().splitlines(keepends=True))
 
@@ -49,6 +50,27 @@ def test_what_logrus_itself_wrote(name: str) -> None:
     assert run.stderr.splitlines()[1] == "\x1b[31m\ufffd é \u202e"
     assert run.error == EXIT_1
     assert (log.skipped, log.tells) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen", "thawed", "error"),
+    [
+        pytest.param("real-nightly.log", Known.YES, Known.YES, None, id="frozen"),
+        pytest.param("real-paused.log", Known.NO, Known.UNKNOWN, None, id="paused"),
+        pytest.param("real-refused.log", Known.NO, Known.YES, "Internal error occurred: error exec", id="refused"),
+    ],
+)
+def test_what_velero_itself_wrote(name: str, frozen: Known, thawed: Known, error: str | None) -> None:
+    """Lines of Velero 1.18.3 about a VM of KubeVirt 1.8.4; only kwok's word for a failure is not a kubelet's."""
+    log = read_hook_log((DATA / name).read_text().splitlines(keepends=True))
+
+    pre, post = log.runs
+    assert (pre.command, post.phase) == ("[/usr/bin/virt-freezer --freeze --name db --namespace shop]", Phase.POST)
+    assert read_pre_hook(pre.stdout or "", pre.stderr or "", failed=pre.error is not None).frozen is frozen
+    assert read_post_hook(post.stdout or "", post.stderr or "", failed=False).thawed is thawed
+    assert (pre.error or "").startswith(error or "")
+    assert bool(pre.error) == bool(error)
+    assert (post.error, log.failures, log.tells) == (None, [], True)
 
 
 @FORMATS

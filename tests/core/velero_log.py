@@ -1,6 +1,6 @@
 """A backup's log as Velero 1.18.3 writes it: the messages and fields of its source, in the form of logrus 1.9.4.
 
-tests/data/velero-log holds what logrus itself made of such entries; tests/e2e reads logs of the real server.
+tests/data/velero-log holds what logrus itself made of such entries, and lines of the real server.
 """
 
 import json
