@@ -5,7 +5,7 @@ What is missing on this machine is a failure that names the command to run.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,6 +86,13 @@ def installation(cluster: ControlPlane) -> Iterator[Installation]:
 def set_hooks(installation: Installation) -> Iterator[SetHooks]:
     """Change `hooks` of the policy for the rest of the test; running pods follow a little later."""
     yield lambda **hooks: installation.change_policy({**POLICY, "hooks": {**POLICY["hooks"], **hooks}})
+    installation.change_policy(POLICY)
+
+
+@pytest.fixture
+def set_default(installation: Installation) -> Iterator[Callable[[str], None]]:
+    """Change the level of the policy's `default` for the rest of the test; running pods follow a little later."""
+    yield lambda level: installation.change_policy({**POLICY, "default": {**POLICY["default"], "level": level}})
     installation.change_policy(POLICY)
 
 

@@ -134,15 +134,21 @@ def test_a_quiesce_step_that_fails_leaves_nothing_held(
     assert len(array.snapshots(name)) == 1
 
 
-def test_hooks_that_change_during_a_backup_do_not_leave_the_guest_frozen(
-    world: World, velero: Velero, array: DiskArray, events: Callable[[], list[str]]
+def test_a_policy_that_changes_during_a_backup_does_not_leave_the_guest_frozen(
+    world: World,
+    velero: Velero,
+    array: DiskArray,
+    events: Callable[[], list[str]],
+    set_default: Callable[[str], None],
 ) -> None:
-    world.choose("filesystem")
+    set_default("filesystem")
+    world.wait_for_level("filesystem")
     with array.held():
         velero.start_backup("flip", world.namespace)
         array.wait_started("flip")
         assert world.guest.frozen()
-        world.choose("crash")
+        set_default("crash")
+        world.wait_for_level("crash")
         assert not world.annotations().keys() & set(HOOK_KEYS)
 
     backup = velero.ended_backup("flip")
