@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from app.core.hook_log import HookRun
-from app.core.hook_output import RELEASED, FreezeReading, Known, read_post_hook, read_pre_hook
+from app.core.hook_output import FreezeReading, Known, read_post_hook, read_pre_hook
 from app.core.text import one_line
 from app.core.velero_hooks import Phase
 
@@ -16,7 +16,6 @@ DEFAULT_AUTO_THAW: Final = 300
 
 _AUTO_THAW = re.compile(r"--unfreezeTimeoutSeconds[ =](\d{1,9})\b")
 _ONE_OF_SEVERAL = "several hooks ran at once and one of them failed; Velero does not say which"
-_WAS_OVER = RELEASED.removeprefix("thawed, ")
 _MAX_SHOWN = 400
 _RESOLUTION = 1.0  # Velero's log has whole seconds
 
@@ -89,10 +88,10 @@ def _held(pre: HookRun, post: HookRun, frozen: FreezeReading) -> Outcome:
         return Outcome(Achieved.UNKNOWN, _ONE_OF_SEVERAL)
     reading = read_post_hook(post.stdout or "", post.stderr or "", failed=post.error is not None)
     if post.error is not None:
-        is_over = reading.held is Known.NO or _WAS_OVER in reading.why
-        return Outcome(Achieved.NOT_FROZEN if is_over else Achieved.UNKNOWN, failure_of(post))
+        return Outcome(Achieved.NOT_FROZEN if reading.held is Known.NO else Achieved.UNKNOWN, failure_of(post))
     if reading.held is Known.YES:
-        return Outcome(Achieved.FROZEN, verified=frozen.verified)
+        why = "" if reading.thawed is Known.YES else f"at the thaw: {shown(reading.why)}"
+        return Outcome(Achieved.FROZEN, why, verified=frozen.verified)
     if reading.held is Known.NO:
         return Outcome(Achieved.NOT_FROZEN, f"not to the end: {shown(reading.why)}")
     if reading.thawed is not Known.YES:

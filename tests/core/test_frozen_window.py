@@ -112,6 +112,16 @@ def test_the_guest_s_own_word_at_both_ends() -> None:
     assert judge(pre, post) == Outcome(FROZEN, verified=True, seconds=3998)
 
 
+def test_frozen_to_the_end_and_perhaps_beyond() -> None:
+    pre = freeze("", stdout=DONE + "vm-consistency: frozen\n")
+    post = thaw("", stdout=NO_AGENT + "vm-consistency: thawed, was frozen until then\n")
+
+    outcome = judge(pre, post)
+
+    assert (outcome.achieved, outcome.verified) == (FROZEN, True)
+    assert "at the thaw: virt-freezer did nothing: No guest agent" in outcome.why
+
+
 @pytest.mark.parametrize(
     ("option", "ended", "thawed", "achieved"),
     [
