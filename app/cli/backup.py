@@ -20,6 +20,8 @@ from app.kube.connection import ConfigError
 from app.kube.object_store import NotStoredError, StoreError, lines_of, members_of, opened, trust
 from app.kube.velero import Velero
 
+_NAMESAKE = "already exists in object storage"
+"""Why a backup failed whose name leads to another one's files (velero v1.18.3, pkg/controller/backup_controller.go)."""
 _COLUMNS = ("NAMESPACE", "VM", "LEVEL", "ACHIEVED", "HOOKS", "FAILED", "HELD")
 
 
@@ -61,7 +63,7 @@ async def _asked(
             raise KubeError(f"backup {name} is in phase {backup.phase}: there is nothing to read before it has ended")
         if backup.phase == "Deleting":
             raise KubeError(f"backup {name} is being deleted")
-        if backup.phase == "FailedValidation":
+        if backup.phase == "FailedValidation" or _NAMESAKE in backup.reason:
             return backup, None, ""
         urls = await velero.download_url("BackupContents", name), await velero.download_url("BackupLog", name)
         return backup, urls, await velero.authority((raw.get("spec") or {}).get("storageLocation") or "")
@@ -75,12 +77,13 @@ def _report(
     ended_badly = [f"phase {backup.phase}: {backup.reason or 'no reason is given'}"] if _is_failed(backup) else []
     if urls is None:
         return BackupReport(backup, findings=[*ended_badly, "nothing was backed up"])
+    log = _log(urls[1], context)  # first: an archive may take longer than the URLs are good for
     contents, is_stored = _contents(urls[0], context, names)
     if not is_stored:
         if not _is_failed(backup):
             raise StoreError(f"the object store does not have the contents of backup {backup.name}")
         ended_badly.append("its contents were not stored, so that the VMs in it are not known but for their hooks")
-    made = report(backup, contents, _log(urls[1], context))
+    made = report(backup, contents, log)
     return replace(made, findings=[*ended_badly, *made.findings])
 
 

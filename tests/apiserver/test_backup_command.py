@@ -177,6 +177,19 @@ def test_a_backup_that_failed(
     assert ran.json()["vms"] == []
 
 
+def test_a_backup_whose_name_is_another_one_s(control_plane: ControlPlane, server: StandInVelero, name: str) -> None:
+    """The files of that name are not its own."""
+    server.backup(name, {"phase": "Failed", "failureReason": "backup already exists in object storage"})
+    server.store.files |= {f"{name}.tar.gz": archive({}), f"{name}-logs.gz": log_file(VeleroLog().lines)}
+    asked = len(server.store.asked)
+
+    ran = tell(server, control_plane.kubeconfig, name)
+
+    assert ran.exit_code == 1
+    assert "! nothing was backed up" in ran.stdout
+    assert server.store.asked[asked:] == []
+
+
 def test_contents_that_are_gone(control_plane: ControlPlane, server: StandInVelero, name: str) -> None:
     server.backup(name, COMPLETED)
 
