@@ -1,0 +1,89 @@
+"""Guests and disks for the tests of profiles."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.core.policy_schema import built_in_profiles
+from app.core.profiles import Profile
+from tests.databases.guest import Guest
+
+PACKAGES = {
+    "postgresql": "/usr/lib/postgresql/*/bin/initdb",
+    "mariadb-server": "/usr/sbin/mariadbd",
+    "redis-server": "/usr/bin/redis-server",
+    "iproute2": "/usr/sbin/ip",
+    "e2fsprogs": "/usr/sbin/mkfs.ext4",
+    "procps": "/usr/bin/pkill",
+    "shellcheck": "/usr/bin/shellcheck",
+}
+"""Debian package, and what of it is used here."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages() -> None:
+    missing = [name for name, needs in PACKAGES.items() if not list(Path("/").glob(needs[1:]))]
+    if missing:
+        pytest.fail(f"these tests need: apt-get install --no-install-recommends {' '.join(missing)}", pytrace=False)
+    if os.geteuid() != 0:
+        pytest.fail("these tests make namespaces and mount disks, so they must run as root", pytrace=False)
+
+
+@pytest.fixture
+def profile(request: pytest.FixtureRequest) -> Profile:
+    """The built-in profile that the test module names in PROFILE."""
+    return built_in_profiles()[request.module.PROFILE]
+
+
+@pytest.fixture(scope="module")
+def disk_with_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk on which the test module's `install(guest)` has been run, for tests to copy."""
+    folder = tmp_path_factory.mktemp("disk")
+    image = folder / "image"
+    with image.open("wb") as file:
+        file.truncate(384 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1", "-J", "size=4", image], check=True)
+    guest = Guest(folder / "guest", image)
+    try:
+        request.module.install(guest)
+        guest.run("umount", "/srv")
+    finally:
+        guest.stop()
+    return image
+
+
+Boot = Callable[[Path], Guest]
+
+
+@pytest.fixture
+def boot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Boot]:
+    """Boots another guest from a disk, and in it what the test module's `serve(guest)` starts."""
+    guests: list[Guest] = []
+
+    def boot(disk: Path) -> Guest:
+        guests.append(Guest(tmp_path / f"guest-{len(guests)}", disk))
+        request.module.serve(guests[-1])
+        return guests[-1]
+
+    yield boot
+    for guest in guests:
+        guest.stop()
+
+
+@pytest.fixture
+def guest(boot: Boot, disk_with_server: Path, tmp_path: Path) -> Guest:
+    """A guest with a server that runs."""
+    disk = tmp_path / "image"
+    subprocess.run(["cp", "--sparse=always", disk_with_server, disk], check=True)
+    return boot(disk)
+
+
+@pytest.fixture(autouse=True)
+def _no_rubbish(tmp_path: Path) -> Iterator[None]:
+    """Disks are large, and pytest would keep those of the last runs."""
+    yield
+    shutil.rmtree(tmp_path, ignore_errors=True)
