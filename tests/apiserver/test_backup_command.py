@@ -3,6 +3,8 @@
 Velero's server and the object store are stand-ins here; tests/e2e has the real ones.
 """
 
+import asyncio
+import base64
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from app.kube import velero
+from app.kube.client import KubeClient
 from tests.apiserver.conftest import SetPolicy
 from tests.apiserver.pods import LEVEL
 from tests.apiserver.velero import StandInVelero
@@ -238,6 +241,43 @@ def test_a_velero_that_does_not_answer(
     assert (ran.exit_code, ran.stdout) == (2, "")
     assert "Velero did not say within 0.5 s where" in ran.stderr
     assert server.requests() == []
+
+
+PEM = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    ("store", "told"),
+    [
+        pytest.param({"caCert": base64.b64encode(PEM).decode()}, PEM.decode(), id="inline"),
+        pytest.param({"caCertRef": {"name": "store-ca", "key": "ca.crt"}}, PEM.decode(), id="in-a-secret"),
+        pytest.param({"caCertRef": {"name": "store-ca", "key": "other"}}, "", id="no-such-key"),
+        pytest.param({"caCertRef": {"name": "no-such-secret", "key": "ca.crt"}}, "", id="no-such-secret"),
+        pytest.param({}, "", id="none"),
+        pytest.param(None, "", id="no-location"),
+    ],
+)
+def test_the_authority_of_a_backup_storage_location(
+    control_plane: ControlPlane, client: Client, server: StandInVelero, name: str, store: Json | None, told: str
+) -> None:
+    namespace = server.namespace
+    if not client.find("secrets", "store-ca", namespace):
+        metadata = {"name": "store-ca", "namespace": namespace}
+        data = {"ca.crt": base64.b64encode(PEM).decode()}
+        client.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})
+    if store is not None:
+        location = {"apiVersion": "velero.io/v1", "kind": "BackupStorageLocation"}
+        spec = {"provider": "aws", "objectStorage": {"bucket": "backups", **store}}
+        client.create({**location, "metadata": {"name": name, "namespace": namespace}, "spec": spec})
+
+    async def asked() -> str:
+        connected = await KubeClient.connect(control_plane.kubeconfig)
+        try:
+            return await velero.Velero(connected, namespace).authority(name)
+        finally:
+            await connected.close()
+
+    assert asyncio.run(asked()) == told
 
 
 def grant(client: Client, namespace: str, *rules: Json) -> str:
