@@ -49,7 +49,7 @@ def test_an_annotation_picks_one_by_name(client: Client, namespace: str, set_pol
     asked = {LEVEL: "application", PROFILE: "postgresql"}
     if source == "namespace":
         client.patch("namespaces", namespace, {"metadata": {"annotations": asked}})
-    where = {"vm": {"annotations": asked}, "template": {"template_annotations": asked}, "namespace": {}}[source]
+    where: Json = {"vm": {"annotations": asked}, "template": {"template_annotations": asked}, "namespace": {}}[source]
     client.create(make_vm("db", namespace, **where))
     pod = launcher_pod(client, "db", namespace)
     wait_for(lambda: decided(now(client, pod)) == ("application", source), what="the level")
