@@ -140,7 +140,8 @@ class VmExamination:
             yield outcome.why
         for run in self._runs:
             if run.error and (why := failure_of(run)) not in outcome.why:
-                yield f"{run.phase} hook failed: {why}"
+                failed = f"{run.phase} hook failed: "
+                yield failed + why.removeprefix(failed)
         if self._runs and not self._pods:
             is_left_out = any(run.phase is Phase.PRE and run.error and run.on_error == "Fail" for run in self._runs)
             yield _LEFT_OUT if is_left_out else _MISSING

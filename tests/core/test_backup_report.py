@@ -247,6 +247,18 @@ def test_a_pre_hook_that_failed_under_fail_takes_its_pod_out(backup: Backup) -> 
     assert "under on-error Fail Velero leaves it out" in vm.notes[1]
 
 
+def test_two_hooks_that_failed(backup: Backup) -> None:
+    annotations = hooks("db", settings=Hooks(require_frozen=True))
+    backup.pod("db", annotations)
+    for phase, why in {"pre": "quiesce: the database is busy", "post": "nothing was held"}.items():
+        backup.run(annotations, phase, stderr=f"vm-consistency: {phase} hook failed: {why}\n", error=EXIT_1)
+
+    vm = backup.only()
+
+    assert told(vm) == ("filesystem", NOT_FROZEN, False, 2, 2, True)
+    assert vm.notes == ["pre hook failed: quiesce: the database is busy", "post hook failed: nothing was held"]
+
+
 def test_a_pod_that_is_not_in_the_backup_at_all(backup: Backup) -> None:
     backup.vmi("db")
 

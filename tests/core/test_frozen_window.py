@@ -167,6 +167,8 @@ def test_why_a_hook_failed() -> None:
     assert failure_of(hook(Phase.PRE, error="no route\x07 to host")) == "no route to host"
     assert "during migration" in failure_of(freeze(MIGRATING, error=EXIT_1))
     assert "fsfreeze is limited" in failure_of(thaw(VSS, error=EXIT_1))
+    ours = "vm-consistency: post hook failed: nothing was held\n"
+    assert failure_of(thaw(ours, error=EXIT_1)) == "post hook failed: nothing was held"
 
 
 def test_what_a_guest_wrote_is_one_short_printable_line() -> None:
