@@ -38,7 +38,7 @@ class Pace:
     pause: float = 5.0
     look: float = 1.0
     settle: float = 20.0
-    unbounded: float = 3600.0
+    unbounded: float = 600.0
     """For a hook whose timeout never passes."""
 
 
@@ -92,12 +92,14 @@ class Run:
         assert post_hook is not None
         with self._interrupt.watched():
             async with self._watching():
-                pre, may_run_on = await self._execute("pre hook", pre_hook, is_interruptible=True)
                 try:
+                    pre, may_run_on = await self._execute("pre hook", pre_hook, is_interruptible=True)
                     if may_run_on:
                         await self._outlast(pre)
                     post = await self._surely("post hook", post_hook)
                     thaws = await self._settle(pre, post, may_run_on)
+                except NotExecuted:
+                    raise
                 except Exception:
                     await self._thaw()  # a fault of ours must not leave a guest frozen either
                     raise

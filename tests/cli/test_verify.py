@@ -742,17 +742,25 @@ class TestItAlwaysThaws:
         assert vm.ran == ["/bin/pre", "/bin/post"]
         assert (told["interruptedBy"], told["thawed"]) == ("SIGINT", "yes")
 
-    def test_a_fault_of_ours(self, vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("part", "ran"),
+        [
+            ("app.kube.exec._ending", ["/bin/pre", "--unfreeze"]),
+            ("app.cli.verify_run.nothing_was_frozen", ["/bin/pre", "/bin/post", "--unfreeze"]),
+        ],
+    )
+    def test_a_fault_of_ours(self, vm: Vm, monkeypatch: pytest.MonkeyPatch, part: str, ran: list[str]) -> None:
         def broken(*_: object) -> bool:
+            monkeypatch.undo()
             raise RuntimeError("broken")
 
-        monkeypatch.setattr("app.cli.verify_run.nothing_was_frozen", broken)
+        monkeypatch.setattr(part, broken)
         vm.does["--unfreeze"] = [DONE]
 
         with pytest.raises(RuntimeError, match="broken"):
             vm.verify("--yes")
 
-        assert vm.ran == ["/bin/pre", "/bin/post", "--unfreeze"]
+        assert vm.ran == ran
 
 
 def test_on_a_real_terminal(vm: Vm) -> None:

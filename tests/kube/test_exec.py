@@ -12,7 +12,7 @@ from tests.kube.stand_in_exec import Terminal
 from tests.kube.support import plain_client
 
 Script = Callable[[Terminal], Awaitable[None]]
-WORDS = ("/bin/sh", "-c", "a b&c=d\n'\N{SNOWMAN}'", "")
+WORDS = ("/bin/sh", "-c", "a b&c=d;e+f %41#?\\\"$`|^[]{}<>@:/~\n'\N{SNOWMAN}'", "")
 
 
 class Pod:
