@@ -4,18 +4,18 @@ import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
 
+from app.core.budget import FREEZER_AUTO_THAW_SECONDS
 from app.core.hook_log import HookRun
-from app.core.hook_output import FreezeReading, Known, read_post_hook, read_pre_hook
+from app.core.hook_output import FreezeReading, Known, ThawReading, read_post_hook, read_pre_hook
 from app.core.text import one_line
 from app.core.velero_hooks import Phase
 
-DEFAULT_AUTO_THAW: Final = 300
-"""Seconds; virt-freezer's own (kubevirt v1.8.4, cmd/virt-freezer/virt-freezer.go)."""
-
+# Of virt-freezer, and of our scripts (app/core/scripts/pre.sh), after namespace, VM, its path and whether it requires.
 _AUTO_THAW = re.compile(r"--unfreezeTimeoutSeconds[ =](\d{1,9})\b")
+_SCRIPT_AUTO_THAW = re.compile(r"\svm-consistency \S+ \S+ \S+ (?:require|-) \d{1,9} (\d{1,9})\b")
 _ONE_OF_SEVERAL = "several hooks ran at once and one of them failed; Velero does not say which"
+_NO_TIMES = "frozen, but the log does not say for how long"
 _MAX_SHOWN = 400
 _RESOLUTION = 1.0  # Velero's log has whole seconds
 
@@ -90,13 +90,24 @@ def _held(pre: HookRun, post: HookRun, frozen: FreezeReading) -> Outcome:
     if post.error is not None:
         return Outcome(Achieved.NOT_FROZEN if reading.held is Known.NO else Achieved.UNKNOWN, failure_of(post))
     if reading.held is Known.YES:
-        why = "" if reading.thawed is Known.YES else f"at the thaw: {shown(reading.why)}"
-        return Outcome(Achieved.FROZEN, why, verified=frozen.verified)
+        return _by_the_guest(pre, post, frozen, reading)
     if reading.held is Known.NO:
         return Outcome(Achieved.NOT_FROZEN, f"not to the end: {shown(reading.why)}")
     if reading.thawed is not Known.YES:
         return Outcome(Achieved.UNKNOWN, f"frozen, but at the thaw: {shown(reading.why)}")
     return _by_the_clock(pre, post)
+
+
+def _by_the_guest(pre: HookRun, post: HookRun, frozen: FreezeReading, thaw: ThawReading) -> Outcome:
+    """Where the automatic thaw must have come, it can only be another backup that froze what the post hook found."""
+    limit, shortest = auto_thaw(pre.command), _seconds(pre.ended, post.started)
+    if limit and shortest is None:
+        return Outcome(Achieved.UNKNOWN, _NO_TIMES)
+    if limit and shortest is not None and shortest - _RESOLUTION > limit:
+        why = f"KubeVirt thaws it after {limit} s, and the post hook found it frozen after {shortest:.0f} s"
+        return Outcome(Achieved.UNKNOWN, f"{why}: that may be the freeze of another backup")
+    why = "" if thaw.thawed is Known.YES else f"at the thaw: {shown(thaw.why)}"
+    return Outcome(Achieved.FROZEN, why, verified=frozen.verified)
 
 
 def _by_the_clock(pre: HookRun, post: HookRun) -> Outcome:
@@ -106,7 +117,7 @@ def _by_the_clock(pre: HookRun, post: HookRun) -> Outcome:
         return Outcome(Achieved.FROZEN)
     shortest, longest = _seconds(pre.ended, post.started), _seconds(pre.started, post.started)
     if shortest is None or longest is None:
-        return Outcome(Achieved.UNKNOWN, "frozen, but the log does not say for how long")
+        return Outcome(Achieved.UNKNOWN, _NO_TIMES)
     if longest + _RESOLUTION <= limit:
         return Outcome(Achieved.FROZEN)
     if shortest - _RESOLUTION > limit:
@@ -116,9 +127,9 @@ def _by_the_clock(pre: HookRun, post: HookRun) -> Outcome:
 
 
 def auto_thaw(command: str) -> int:
-    """Seconds after which KubeVirt thaws what `virt-freezer` with these arguments froze; 0: never."""
-    found = _AUTO_THAW.search(command)
-    return int(found[1]) if found else DEFAULT_AUTO_THAW
+    """Seconds after which KubeVirt thaws what a pre hook with this command froze; 0: never."""
+    found = _SCRIPT_AUTO_THAW.search(command) or _AUTO_THAW.search(command)
+    return int(found[1]) if found else FREEZER_AUTO_THAW_SECONDS
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> float | None:

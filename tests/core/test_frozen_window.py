@@ -1,11 +1,17 @@
 """What two hooks prove together."""
 
+import json
 from datetime import timedelta
 
 import pytest
 
-from app.core.frozen_window import Achieved, Outcome, auto_thaw, failure_of, judge, shown
+from app.core.backup_contents import as_logged
+from app.core.constants import COMMAND, PRE, UPSTREAM
+from app.core.frozen_window import Achieved, auto_thaw, failure_of, judge, shown
 from app.core.hook_log import HookRun
+from app.core.hooks import render_hooks
+from app.core.policy import Hooks, Level
+from app.core.profiles import NO_STEPS
 from app.core.velero_hooks import Phase
 from tests.core.velero_log import AGENT, DONE, EXIT_1, NO_AGENT, PAUSED, START, freezer_line
 
@@ -29,6 +35,13 @@ def hook(
     run.ended = None if end is None else START + timedelta(seconds=end)
     run.stdout, run.stderr, run.error = stdout, stderr, error
     return run
+
+
+def script(auto_thaw: int | None = None) -> str:
+    """The command of a pre hook that this product writes for requireFrozen."""
+    hooks = Hooks(require_frozen=True, auto_thaw_seconds=auto_thaw)
+    rendered = render_hooks(Level.FILESYSTEM, NO_STEPS, hooks, "prod", "db", UPSTREAM)
+    return as_logged(json.loads(rendered[PRE + COMMAND]))
 
 
 def freeze(stderr: str = DONE, **fields: object) -> HookRun:
@@ -105,11 +118,34 @@ def test_outcome(pre: HookRun, post: HookRun | None, achieved: Achieved, why: st
     assert bool(outcome.why) == bool(why)
 
 
-def test_the_guest_s_own_word_at_both_ends() -> None:
-    pre = freeze("", stdout=DONE + "vm-consistency: frozen\n", at=(0, 2))
-    post = thaw("", stdout=DONE + "vm-consistency: thawed, was frozen until then\n", at=(4000, 4001))
+@pytest.mark.parametrize(
+    ("auto_thaw", "thawed", "achieved"),
+    [
+        pytest.param(None, 302, FROZEN, id="in-time"),
+        pytest.param(None, 303, FROZEN, id="in-time-but-for-a-second"),
+        pytest.param(None, 304, UNKNOWN, id="too-late"),
+        pytest.param(4000, 3000, FROZEN, id="own-limit"),
+        pytest.param(20, 24, UNKNOWN, id="own-limit-too-late"),
+    ],
+)
+def test_the_guest_s_own_word_at_both_ends(auto_thaw: int | None, thawed: float, achieved: Achieved) -> None:
+    """After the automatic thaw it can only be another backup's freeze that the post hook found."""
+    command = script(auto_thaw)
+    pre = freeze("", stdout=DONE + "vm-consistency: frozen\n", at=(0, 2), command=command)
+    held = DONE + "vm-consistency: thawed, was frozen until then\n"
+    post = thaw("", stdout=held, at=(thawed, thawed + 1), command=command)
 
-    assert judge(pre, post) == Outcome(FROZEN, verified=True, seconds=3998)
+    outcome = judge(pre, post)
+
+    assert (outcome.achieved, outcome.verified, outcome.seconds) == (achieved, achieved is FROZEN, thawed - 2)
+    assert ("another backup" in outcome.why) == (achieved is UNKNOWN)
+
+
+def test_the_guest_s_own_word_without_times() -> None:
+    pre = freeze("", stdout=DONE + "vm-consistency: frozen\n")
+    pre.ended = None
+
+    assert judge(pre, thaw("", stdout="vm-consistency: thawed, was frozen until then\n")).achieved is UNKNOWN
 
 
 def test_frozen_to_the_end_and_perhaps_beyond() -> None:
@@ -179,3 +215,4 @@ def test_what_a_guest_wrote_is_one_short_printable_line() -> None:
 def test_the_automatic_thaw_of_a_command() -> None:
     assert auto_thaw("[/usr/bin/virt-freezer --freeze --name x]") == 300
     assert auto_thaw("[a --unfreezeTimeoutSeconds 99999999999999999999]") == 300
+    assert (auto_thaw(script()), auto_thaw(script(45))) == (300, 45)
