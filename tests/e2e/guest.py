@@ -14,6 +14,9 @@ from typing import Any
 from tests.controlplane.processes import Process
 from tests.e2e.domain import Domain
 
+AS_POSTGRES = "setpriv --reuid=postgres --regid=postgres --init-groups"
+"""Runs a command as that user, for a tenth of what PAM costs an emulated processor."""
+
 _POLL_SECONDS = 0.1
 
 
@@ -51,6 +54,7 @@ class Guest:
     """
 
     def __init__(self, domain: Domain, uri: str, bridge: Path) -> None:
+        self.definition = domain
         self.domain = domain.name
         self.folder = domain.folder
         self.data_disk = domain.data_disk
@@ -106,7 +110,7 @@ class Guest:
     def psql(self, sql: str, *, seconds: float = 60.0) -> str:
         """What a statement yields, as bare values. Raises GuestError when PostgreSQL refuses or does not answer."""
         words = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql]
-        return self.must_run(f"cd / && runuser -u postgres -- {shlex.join(words)}", seconds=seconds)
+        return self.must_run(f"cd / && {AS_POSTGRES} {shlex.join(words)}", seconds=seconds)
 
     def on_freeze(self, script: str) -> None:
         """What the agent's freeze hook runs before each freeze from now on; its failure makes the agent refuse."""

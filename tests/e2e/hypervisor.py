@@ -14,7 +14,8 @@ from tests.controlplane.processes import Process, unwind_on_sigterm
 from tests.controlplane.progress import BuildError
 from tests.e2e.domain import Agent, Domain
 from tests.e2e.guest import Guest
-from tests.e2e.image import ensure_image
+from tests.e2e.image import ensure_image, kept, recipe
+from tests.e2e.seed import Seed
 
 # Program to Debian package.
 _NEEDED = {
@@ -101,24 +102,50 @@ class Hypervisor:
     def start(self, namespace: str, name: str, *, agent: Agent = Agent.NORMAL, data_disk: Path | None = None) -> Guest:
         """Start a guest as the domain NAMESPACE_NAME and return at once: see `Guest.wait_agent`.
 
-        `data_disk` is a raw image that becomes the guest's own and is written to; without it the guest gets a fresh
-        one. Raises RuntimeError with libvirt's message.
+        `data_disk` is a raw image that becomes the guest's own and is written to. Without it the guest gets a fresh one
+        and, if its agent is normal, goes on from where another once stood ready: its clock is that one's.
+        Raises RuntimeError with libvirt's message.
         """
-        folder = self.folder / f"{namespace}_{name}"
-        folder.mkdir()
-        domain = Domain(f"{namespace}_{name}", name, agent, folder, data_disk or folder / "data.img")
+        if agent is not Agent.NORMAL or data_disk is not None:
+            return self._boot(namespace, name, agent, data_disk)
+        seed = self._seed()
+        guest = self._guest(namespace, name, agent, None)
+        memory = seed.plant(guest.definition)
+        self._must_virsh("restore", memory)
+        memory.unlink()
+        return guest
+
+    def _seed(self) -> Seed:
+        versions = self._virsh("version").stdout
+        example = Domain("example", Agent.NORMAL, Path("/"), Path("/data.img")).xml(self._image)
+        return Seed(kept("guest-started", recipe(versions, example), self._make_seed))
+
+    def _make_seed(self, home: Path) -> None:
+        guest = self._boot("seed", "seed", Agent.NORMAL, None).wait_agent()
+        seed = Seed(home)
+        self._must_virsh("save", guest.domain, seed.memory)
+        seed.take(guest.definition)
+        guest.close()
+
+    def _boot(self, namespace: str, name: str, agent: Agent, data_disk: Path | None) -> Guest:
+        guest = self._guest(namespace, name, agent, data_disk)
+        domain = guest.definition
         if data_disk is None:
             subprocess.run(["cp", "--sparse=always", self._image.data, domain.data_disk], check=True)
         backing = ("-F", "raw", "-b", str(self._image.root))
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, domain.root_disk], check=True)
-        guest = Guest(domain, self.uri, self._bridge)
-        self._exit.callback(guest.close)
-        guest.launcher.start()  # first, as in the pod: it learns of the agent by libvirt's events
-        definition = folder / "domain.xml"
+        definition = domain.folder / "domain.xml"
         definition.write_text(domain.xml(self._image))
-        started = self._virsh("create", str(definition))
-        if started.returncode != 0:
-            raise RuntimeError(f"{domain.name} does not start: {started.stderr.strip()}\n{self._libvirtd.log_tail()}")
+        self._must_virsh("create", definition)
+        return guest
+
+    def _guest(self, namespace: str, name: str, agent: Agent, data_disk: Path | None) -> Guest:
+        # The launcher runs before the guest does, as in the pod: it learns of the agent by libvirt's events.
+        folder = self.folder / f"{namespace}_{name}"
+        folder.mkdir()
+        guest = Guest(Domain(folder.name, agent, folder, data_disk or folder / "data.img"), self.uri, self._bridge)
+        self._exit.callback(guest.close)
+        guest.launcher.start()
         return guest
 
     def _configure(self) -> None:
@@ -127,7 +154,13 @@ class Hypervisor:
         (self.folder / "etc" / "qemu.conf").write_text(_QEMU_CONF)
         (self.folder / "etc" / "libvirtd.conf").write_text(_LIBVIRTD_CONF.format(sockets=self.folder / "sockets"))
 
-    def _virsh(self, *words: str) -> "subprocess.CompletedProcess[str]":
+    def _must_virsh(self, *words: str | Path) -> None:
+        done = self._virsh(*words)
+        if done.returncode != 0:
+            said = f"virsh {' '.join(map(str, words))}: {done.stderr.strip()}"
+            raise RuntimeError(f"{said}\n{self._libvirtd.log_tail()}")
+
+    def _virsh(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(["virsh", "-q", "-c", self.uri, *words], capture_output=True, text=True, check=False)
 
 

@@ -58,19 +58,21 @@ class GuestImage:
 
 
 def ensure_image() -> GuestImage:
-    """Return the images, making them first when they are missing (two minutes). Raises BuildError."""
-    base = _made("guest-base", _hash(_RELEASE, _PACKAGES, _DEAD_WEIGHT), _make_base)
-    recipe = _hash(base.name, _INITRAMFS, _POSTGRESQL_CONF, _DISK_MIB, _INIT.read_text(), _FREEZE_HOOK.read_text())
-    home = _made("guest", recipe, lambda scratch: _make_image(base, scratch))
+    """Return the images, making them first when they are missing (a minute). Raises BuildError."""
+    base = kept("guest-base", recipe(_RELEASE, _PACKAGES, _DEAD_WEIGHT), _make_base)
+    parts = (base.name, _INITRAMFS, _POSTGRESQL_CONF, _DISK_MIB, _INIT.read_text(), _FREEZE_HOOK.read_text())
+    home = kept("guest", recipe(*parts), lambda scratch: _make_image(base, scratch))
     return GuestImage(home / "kernel", home / "initrd", home / "root.img", home / "data.img")
 
 
-def _hash(*parts: object) -> str:
+def recipe(*parts: object) -> str:
+    """What tells one way of making something from another."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _made(name: str, recipe: str, make: Callable[[Path], None]) -> Path:
-    home = cache_folder() / "guest" / f"{name}-{recipe}"
+def kept(name: str, made_from: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder of the cache that `make` fills; it is called when no folder of that recipe is there."""
+    home = cache_folder() / "guest" / f"{name}-{made_from}"
     if not home.exists():
         with exclusive(home):
             if not home.exists():

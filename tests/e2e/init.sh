@@ -1,7 +1,7 @@
 #!/bin/sh
 # Process 1 of the test guest, in place of systemd, which takes half a minute under software emulation.
 # The kernel's command line may say vmc.agent=none (no guest agent) or vmc.agent=blockexec (guest-exec is refused, as
-# RHEL and its relatives ship it). What guest_agent.py's tests put into /run/guest-test is told at its use below.
+# RHEL and its relatives ship it). What tests put into /run/guest-test is told at its use.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 
 say() { echo "guest: $*" >/dev/console; }
@@ -17,7 +17,6 @@ mount_unless_mounted tmpfs tmpfs /dev/shm
 mount -o remount,rw / || say "the root file system stays read-only"
 chmod 1777 /tmp /dev/shm
 mkdir -p /run/guest-test
-hostname "$(sed -n 's/.*vmc.name=\([^ ]*\).*/\1/p' /proc/cmdline)"
 modprobe virtio_console || say "no virtio console"
 mount LABEL=data /data || say "no data disk"
 

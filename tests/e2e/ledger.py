@@ -3,29 +3,31 @@
 from textwrap import indent
 
 from tests.controlplane.waiting import wait_for
-from tests.e2e.guest import Guest, GuestError
+from tests.e2e.guest import AS_POSTGRES, Guest, GuestError
 
 STORY = "/run/guest-test/story"
 """In the guest: what steps and the agent's freeze hook did, a word a line."""
 
-_PSQL = "runuser -u postgres -- psql -XAtqc"
+_PSQL = f"{AS_POSTGRES} psql -XAtq"
 
 _LOCK = f"""
 echo lock >>{STORY}
-cd / && export PGAPPNAME=ledger-lock
-echo "BEGIN; LOCK TABLE ledger IN EXCLUSIVE MODE; SELECT pg_sleep($VM_CONSISTENCY_HOLD)" |
-  runuser -u postgres -- psql -XAtq >"$VM_CONSISTENCY_DIR/ledger" 2>&1 &
-held="SELECT count(*) FROM pg_locks WHERE relation = 'ledger'::regclass AND mode = 'ExclusiveLock' AND granted"
-until [ "$({_PSQL} "$held")" = 1 ]; do sleep 0.2; done
+cd / && f=$VM_CONSISTENCY_DIR/ledger
+rm -f "$f" && mkfifo "$f" && : >"$f.out"
+{{
+  echo "BEGIN; LOCK TABLE ledger IN EXCLUSIVE MODE; SELECT 'held';"
+  timeout "$VM_CONSISTENCY_HOLD" cat "$f"
+}} 2>/dev/null | {{ PGAPPNAME=ledger-lock {_PSQL}; echo gone; }} >"$f.out" 2>&1 &
+until grep -qx held "$f.out"; do sleep 0.2; done
 """
 
 _UNLOCK = f"""
 echo unlock >>{STORY}
-[ -e "$VM_CONSISTENCY_DIR/ledger" ] || exit 0
-rm "$VM_CONSISTENCY_DIR/ledger"
-cd /
-end="SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'ledger-lock'"
-[ "$({_PSQL} "$end")" = 1 ]
+f=$VM_CONSISTENCY_DIR/ledger
+[ -p "$f" ] || exit 0
+: 1<>"$f"
+until grep -qx gone "$f.out"; do sleep 0.2; done
+rm "$f"
 """
 
 
@@ -44,21 +46,21 @@ profiles:
   ledger:
     quiesce:
 {_step("lock", _LOCK)}
-{_step("checkpoint", f"echo checkpoint >>{STORY}; cd / && {_PSQL} CHECKPOINT")}
+{_step("checkpoint", f"echo checkpoint >>{STORY}; cd / && {_PSQL} -c CHECKPOINT")}
     resume:
 {_step("unlock", _UNLOCK)}
 {_step("announce", f"echo announce >>{STORY}")}
   troubled:
     quiesce:
 {_step("lock", _LOCK)}
-{_step("trouble", trouble or "exit 0")}
+{_step("trouble", trouble or "exit 0", 5)}
     resume:
 {_step("unlock", _UNLOCK)}
 """
 
 
-def _step(name: str, run: str) -> str:
-    return f"    - name: {name}\n      timeout: 15s\n      run: |\n{indent(run.strip(), ' ' * 8)}"
+def _step(name: str, run: str, seconds: int = 40) -> str:
+    return f"    - name: {name}\n      timeout: {seconds}s\n      run: |\n{indent(run.strip(), ' ' * 8)}"
 
 
 def install(guest: Guest) -> None:
