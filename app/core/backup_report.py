@@ -1,12 +1,12 @@
 """What a Velero backup achieved for each VM: from its pods with their records, and from the log of its hooks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.core.backup_contents import BackupContents, BackupView, StoredVm
+from app.core.backup_contents import BackupContents, BackupView, StoredVm, VmKey
 from app.core.backup_vm import VmExamination, VmReport
-from app.core.frozen_window import shown
-from app.core.hook_log import HookLog
+from app.core.frozen_window import failure_of, shown
+from app.core.hook_log import HookLog, HookRun
 from app.core.hook_owners import owned
 
 
@@ -30,10 +30,12 @@ def report(backup: BackupView, contents: BackupContents, log: HookLog | None) ->
     runs = owned(contents.vms, log.runs if log else ())
     known = {**contents.vms, **{key: StoredVm() for key in runs if key not in contents.vms}}
     vms = [VmExamination(backup, key, vm, runs.get(key, []), log).report() for key, vm in sorted(known.items())]
-    return BackupReport(backup, vms, _findings(backup, contents, log), _notes(log))
+    return BackupReport(backup, vms, _findings(backup, contents, log, runs), _notes(log))
 
 
-def _findings(backup: BackupView, contents: BackupContents, log: HookLog | None) -> list[str]:
+def _findings(
+    backup: BackupView, contents: BackupContents, log: HookLog | None, owned_runs: Mapping[VmKey, Sequence[HookRun]]
+) -> list[str]:
     findings = []
     if contents.unreadable:
         some = ", ".join(map(shown, contents.unreadable[:3]))
@@ -42,7 +44,9 @@ def _findings(backup: BackupView, contents: BackupContents, log: HookLog | None)
         if backup.hooks_failed:
             findings.append(f"the backup has no log; Velero counts {backup.hooks_failed} failed hook(s)")
         return findings
-    findings += [f"in a pod that Velero does not name: {shown(failure)}" for failure in log.failures]
+    known = {id(run) for runs in owned_runs.values() for run in runs}
+    nobodys = [f"{run.phase} hook: {failure_of(run)}" for run in log.runs if run.error and id(run) not in known]
+    findings += [f"in a pod that Velero does not name: {shown(failure)}" for failure in [*nobodys, *log.failures]]
     shown_failures = sum(run.error is not None for run in log.runs) + len(log.failures)
     if (backup.hooks_failed or 0) > shown_failures:
         findings.append(f"Velero counts {backup.hooks_failed} failed hook(s), its log shows {shown_failures}")

@@ -199,6 +199,49 @@ def test_a_migration_that_is_over_in_one_of_two_pods(backup: Backup) -> None:
     assert told(backup.only()) == ("filesystem", FROZEN, False, 4, 0, False)
 
 
+def test_under_fail_only_the_pods_that_froze_are_thawed(backup: Backup) -> None:
+    for name in ("source", "target"):
+        backup.pod("db", hooks("db"), name=name)
+    backup.run(hooks("db"), "pre", stderr="gone", error=EXIT_1, on_error="Fail")
+    backup.run(hooks("db"), "pre", stderr=DONE, on_error="Fail")
+    backup.run(hooks("db"), "post", stderr=DONE, on_error="Fail")
+
+    assert told(backup.only()) == ("filesystem", FROZEN, False, 3, 1, True)
+
+
+def test_under_continue_all_are_thawed(backup: Backup) -> None:
+    for name in ("source", "target"):
+        backup.pod("db", hooks("db"), name=name)
+    backup.run(hooks("db"), "pre", stderr="gone", error=EXIT_1)
+    backup.run(hooks("db"), "pre", stderr=DONE)
+    backup.run(hooks("db"), "post", stderr=DONE)
+    backup.run(hooks("db"), "post", stderr=NO_AGENT)
+
+    assert told(backup.only()) == ("filesystem", UNKNOWN, False, 4, 1, True)
+
+
+def test_pods_of_a_migration_across_a_change_of_level(backup: Backup) -> None:
+    backup.pod("db", hooks("db", Level.CRASH), name="source")
+    backup.pod("db", hooks("db"), name="target")
+    backup.freeze(hooks("db"))
+
+    vm = backup.only()
+
+    assert (vm.expected, vm.outcome.achieved) == (True, FROZEN)
+    assert vm.notes == ["its pods carry different levels"]
+
+
+def test_hooks_of_others_that_do_not_freeze(backup: Backup) -> None:
+    """Nobody asked for a freeze where there is no record."""
+    backup.pod("db", {PRE + "command": '["/bin/sync"]'})
+    assert backup.log
+    backup.log.hook("pre", ["/bin/sync"])
+
+    vm = backup.only()
+
+    assert (vm.record, vm.expected, vm.outcome.achieved, vm.finding) == (RecordState.NONE, False, UNKNOWN, False)
+
+
 def test_hooks_that_do_not_fit_the_record(backup: Backup) -> None:
     changed = {**hooks("db"), PRE + "timeout": "1s"}
     backup.pod("db", changed)
@@ -363,6 +406,20 @@ def test_hooks_that_do_nothing_where_not_every_pod_had_one(backup: Backup) -> No
     assert [told(vm) for vm in backup.report().vms] == [("crash", NOT_FROZEN, False, None, None, False)] * 2
 
 
+def test_hooks_that_do_nothing_of_which_one_failed(backup: Backup) -> None:
+    """Which pod it was in does not show; the failure does."""
+    noop = Hooks(crash_noop=True)
+    for vm in ("a", "b"):
+        backup.pod(vm, hooks(vm, Level.CRASH, noop))
+    backup.run(hooks("a", Level.CRASH, noop), "pre")
+    backup.run(hooks("a", Level.CRASH, noop), "pre", error=EXIT_1)
+
+    made = backup.report()
+
+    assert [told(vm) for vm in made.vms] == [("crash", NOT_FROZEN, False, None, None, False)] * 2
+    assert made.findings == [f"in a pod that Velero does not name: pre hook: {EXIT_1}"]
+
+
 def test_hooks_of_the_backup_s_own_spec(backup: Backup) -> None:
     """They name no VM, and those of a pod without hooks at level crash are not expected to freeze."""
     backup.pod("db", hooks("db", Level.CRASH))
@@ -370,6 +427,17 @@ def test_hooks_of_the_backup_s_own_spec(backup: Backup) -> None:
     backup.log.hook("pre", ["/bin/sync"], source="spec")
 
     assert told(backup.only()) == ("crash", NOT_FROZEN, False, 0, 0, False)
+
+
+def test_a_hook_of_the_backup_s_own_spec_that_failed(backup: Backup) -> None:
+    backup.pod("db", hooks("db", Level.CRASH))
+    assert backup.log
+    backup.log.hook("post", ["/bin/sync"], source="spec", stderr="no\x1b[2J room\n", error=EXIT_1)
+
+    made = backup.report()
+
+    assert not made.is_fine
+    assert made.findings == [r"in a pod that Velero does not name: post hook: no\x1b[2J room"]  # as text
 
 
 def test_a_legacy_hook(backup: Backup) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core import hook_log
 from app.core.hook_log import MAX_OUTPUT, HookLog, HookRun, parse_line, read_hook_log
 from app.core.hook_output import Known, read_post_hook, read_pre_hook
 from app.core.velero_hooks import Phase
@@ -132,6 +133,26 @@ def test_hooks_that_run_at_once_and_print_nothing_are_not_told_apart() -> None:
 
     assert errors(read(log)) == [("db", None, True), ("web", None, True)]
     assert read(log).failures == [f"pre hook: {EXIT_1}"]
+
+
+def test_post_hooks_that_run_at_once() -> None:
+    log = VeleroLog()
+    steps = [log.steps("post", DB, "", "", EXIT_1), log.steps("post", WEB, stderr=DONE)]
+    while steps:
+        steps = [step for step in steps if next(step, "over") is None]
+
+    assert errors(read(log)) == [("db", EXIT_1, False), ("web", None, False)]
+
+
+def test_more_hooks_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook_log, "MAX_HOOKS", 2)
+    log = VeleroLog()
+    for _ in range(2):
+        log.hook("pre", DB)
+    assert not read(log).cut
+    log.hook("pre", DB)
+
+    assert (len(read(log).runs), read(log).cut) == (2, True)
 
 
 def test_a_script_that_failed_after_a_freeze_did_not_succeed() -> None:
