@@ -128,7 +128,7 @@ class Guest:
         """What reached the agent through the launcher socket so far, in order."""
         text = self._record.read_text() if self._record.exists() else ""
         lines = [json.loads(line) for line in text.splitlines()]
-        return [Event(datetime.fromisoformat(line.pop("at")[:26] + "+00:00"), **line) for line in lines]
+        return [Event(datetime.fromisoformat(line.pop("at")), **line) for line in lines]
 
     def state(self) -> str:
         """libvirt's word for the domain's state: running, paused, shut off."""

@@ -18,9 +18,9 @@ from tests.e2e.hypervisor import Hypervisor
 @pytest.fixture(scope="module")
 def started(hypervisor: Hypervisor) -> dict[str, Guest]:
     return {
-        "db": hypervisor.start("shop", "db"),
-        "none": hypervisor.start("shop", "none", agent=Agent.NONE),
-        "rhel": hypervisor.start("shop", "rhel", agent=Agent.BLOCK_EXEC),
+        "db": hypervisor.start("tools", "db"),
+        "none": hypervisor.start("tools", "none", agent=Agent.NONE),
+        "rhel": hypervisor.start("tools", "rhel", agent=Agent.BLOCK_EXEC),
     }
 
 

@@ -19,8 +19,10 @@ from tests.installation import Installation
 
 
 @pytest.fixture(scope="module")
-def guest_of_older(hypervisor: Hypervisor) -> Guest:
-    return hypervisor.start("older", "db")
+def guest_of_older(hypervisor: Hypervisor) -> Iterator[Guest]:
+    guest = hypervisor.start("older", "db")
+    yield guest
+    guest.close()
 
 
 @pytest.fixture(scope="module")
