@@ -21,11 +21,12 @@ _QUESTION = 10
 """One question to the guest agent about its file systems."""
 _START = 31
 """To start the keeper in the guest, and to read its last status."""
-_FINISH = 37
-"""To tell the keeper to resume, and to read its last status."""
+_FINISH = 45
+"""To get an answer from the keeper, to tell it to resume, and to read its last status."""
 _CALL = 7
 """What a call of virt-probe may take beyond the timeout of its step."""
 _MARGIN = 10
+_DAY = 24 * 3600
 
 
 def pre_budget(profile: Profile, hooks: Hooks) -> Budget:
@@ -69,8 +70,8 @@ def auto_thaw_seconds(hooks: Hooks) -> int:
 
 
 def whole_seconds(duration: str) -> int:
-    """Return a Go duration in seconds, rounded up."""
-    return -(-parse_go_duration(duration) // SECOND)
+    """Return a Go duration in seconds, rounded up; no more than a day, so that a sum of them is one as well."""
+    return min(-(-parse_go_duration(duration) // SECOND), _DAY)
 
 
 def _steps(profile: Profile) -> tuple[int, int]:

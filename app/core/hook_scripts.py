@@ -3,6 +3,7 @@
 They travel in the URL of an exec request and stand in audit logs and backups, so they are small and hold no secrets.
 """
 
+import gzip
 import json
 import re
 import shlex
@@ -10,9 +11,9 @@ from base64 import b64encode
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
+from urllib.parse import quote_plus
 
 from app.core.budget import UNDO_SECONDS, auto_thaw_seconds, hold_seconds, whole_seconds
-from app.core.constants import UPSTREAM
 from app.core.policy import Hooks
 from app.core.profiles import Profile, Shell, Step, seconds
 
@@ -24,6 +25,10 @@ _NAME = "vm-consistency"
 
 MAX_COMMAND_BYTES = 6 * 1024
 """Of a hook's command as it stands in the annotation."""
+MAX_URL_BYTES = 8 * 1024
+"""Of a hook's command as it stands in the URL of the exec request."""
+_LONGEST_PATH = "/" + "f" * 63
+"""Of virt-freezer, in a fork of KubeVirt."""
 _LONGEST = "n" * 63, "v" * 253
 """Namespace and name of a VM."""
 
@@ -59,10 +64,15 @@ def commands(profile: Profile, hooks: Hooks, freezer: str) -> Commands:
     )
 
 
-def command_size(profile: Profile) -> int:
-    """Return the bytes that the longer hook's annotation takes at most, whatever the VM and the other settings."""
+def command_sizes(profile: Profile) -> tuple[int, int]:
+    """Return the bytes that the longer hook takes at most, in its annotation and in the URL of its exec request.
+
+    The URL has an argument for each element of argv (velero v1.18.3, pkg/podexec/pod_command_executor.go).
+    """
     hooks = Hooks(freeze_timeout="9999h", thaw_timeout="9999h", auto_thaw_seconds=3600, require_frozen=True)
-    return max(len(json.dumps(argv)) for argv in commands(profile, hooks, UPSTREAM.freezer).of(*_LONGEST))
+    both = commands(profile, hooks, _LONGEST_PATH).of(*_LONGEST)
+    in_url = (sum(len(f"&command={quote_plus(part)}") for part in argv) for argv in both)
+    return max(len(json.dumps(argv)) for argv in both), max(in_url)
 
 
 def _guest_parts(
@@ -74,7 +84,8 @@ def _guest_parts(
     if profile.shell is Shell.POWERSHELL:
         steps = (*_encoded(profile.quiesce), "--", *_encoded(profile.resume))
         return ("guest_powershell",), ("guest_powershell",), steps, ("--", *_encoded(profile.resume))
-    started = b64encode(keeper(profile, hold_seconds(hooks)).encode()).decode()
+    code = gzip.compress(keeper(profile, hold_seconds(hooks)).encode(), mtime=0)
+    started = b64encode(code).decode()
     after = ("guest_sh", "guest_sh_post") if profile.resume else ("guest_none",)
     return ("guest_sh", "guest_sh_pre"), after, (started,), ()
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from app.core.budget import FREEZER_AUTO_THAW_SECONDS
 from app.core.duration import SECOND, parse_go_duration
-from app.core.hook_scripts import MAX_COMMAND_BYTES, command_size
+from app.core.hook_scripts import MAX_COMMAND_BYTES, MAX_URL_BYTES, command_sizes
 from app.core.policy import Hooks
 from app.core.policy_schema import (
     ChoiceDocument,
@@ -112,11 +112,11 @@ def _too_long(path: Path, written: object) -> Iterator[tuple[Path, str]]:
         profile = ProfileDocument.model_validate_json(json.dumps(written)).compiled()
     except ValidationError:
         return  # told by the schema
-    size = command_size(profile)
-    if size > MAX_COMMAND_BYTES:
+    size, in_url = command_sizes(profile)
+    if size > MAX_COMMAND_BYTES or in_url > MAX_URL_BYTES:
         message = (
-            f"the hooks that run these steps come to {size} bytes; they travel in a URL, {MAX_COMMAND_BYTES} is the "
-            "limit. Put what the steps do into a program in the guest, and call that"
+            f"the hooks that run these steps come to {size} bytes, {in_url} in a URL; {MAX_COMMAND_BYTES} and "
+            f"{MAX_URL_BYTES} are the limits. Put what the steps do into a program in the guest, and call that"
         )
         yield path, message
 

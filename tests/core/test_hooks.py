@@ -132,10 +132,15 @@ def test_a_script_gets_what_varies_as_arguments() -> None:
 
 def test_the_timeouts_of_a_script_are_the_sum_of_its_parts() -> None:
     rendered = render(Level.APPLICATION, profile=LOCK, freeze={"timeout": "1500ms"})
-    assert rendered[PRE + "timeout"] == f"{30 + 5 + 31 + 2 + 20 + 60 + 7 + 37 + 10}s"
-    assert rendered[POST + "timeout"] == f"{10 + 60 + 7 + 37 + 10}s"
+    assert rendered[PRE + "timeout"] == f"{30 + 5 + 31 + 2 + 20 + 60 + 7 + 45 + 10}s"
+    assert rendered[POST + "timeout"] == f"{10 + 60 + 7 + 45 + 10}s"
     windows = Profile(Shell.POWERSHELL, (Step("writers", "x", 20),), ())
     assert render(Level.APPLICATION, profile=windows)[PRE + "timeout"] == f"{20 + 7 + 60 + 20 + 60 + 10}s"
+
+
+def test_a_computed_timeout_is_one_that_velero_can_read() -> None:
+    rendered = render(requireFrozen=True, freeze={"timeout": "2562047h47m"})
+    assert parse_go_duration(rendered[PRE + "timeout"]) == (24 * 3600 + 20 + 60 + 10) * SECOND
 
 
 def test_require_frozen_makes_a_script_of_a_freeze_and_of_nothing_else() -> None:

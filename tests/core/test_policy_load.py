@@ -148,14 +148,18 @@ def test_doubts_come_in_the_order_of_their_lines() -> None:
     assert len(lines) == 2
 
 
-@pytest.mark.parametrize(("shell", "chars"), [("sh", 1900), ("powershell", 1300)])
-def test_a_profile_whose_hooks_would_be_too_long_is_an_error(shell: str, chars: int) -> None:
-    profile = {"shell": shell, "quiesce": [{"name": "much", "run": "x" * chars}]}
+@pytest.mark.parametrize(
+    ("shell", "text"),
+    [("sh", "".join(map(str, range(1500)))), ("powershell", "x" * 1300), ("powershell", "\ufbfb" * 1100)],
+    ids=["sh", "powershell", "in-the-url"],
+)
+def test_a_profile_whose_hooks_would_be_too_long_is_an_error(shell: str, text: str) -> None:
+    profile = {"shell": shell, "quiesce": [{"name": "much", "run": text}]}
     with pytest.raises(PolicyError) as raised:
         load_policy(policy_text(profiles={"long": profile, "short": {"quiesce": [{"name": "a", "run": "b"}]}}))
     [finding] = raised.value.findings
     assert finding.path == "profiles.long"
-    assert re.search(r"come to (\d{4}) bytes; .* 6144 is the limit", finding.message)
+    assert re.search(r"come to \d{4} bytes, \d{4,5} in a URL; 6144 and 8192 are the limits", finding.message)
 
 
 def names_of_fields() -> list[str]:

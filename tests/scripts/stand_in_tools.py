@@ -5,11 +5,12 @@ commands run in a shell here, with the folder in place of /run. What it imitates
 its arguments into JSON as they are, ends with the command's exit code and with 2 where the agent refuses or is silent;
 virt-freezer ends with 0 where there is no agent; a frozen guest runs no command. Files in the folder steer it:
 `frozen`, `no-agent`, `silent` (of the agent, for status and commands), `freeze-fails`, `freeze-hangs` (and takes place
-later), `freeze-lies`, `thaw-fails`, `thaw-lies`, `thaw-limited`, `paused`, `answer` (what commands print instead of
-their output).
+later), `freeze-lies`, `thaw-fails`, `thaw-lies`, `thaw-limited`, `paused`, `deaf` (to a number of commands), `late`
+(the first command runs after virt-probe gave up), `answer` (what commands print instead of their output).
 """
 
 import base64
+import gzip
 import json
 import os
 import re
@@ -84,12 +85,20 @@ def virt_probe(arguments: list[str]) -> int:
     request = json.loads(pasted)
     if any(map(is_set, ("no-agent", "silent", "paused", "frozen"))):
         return 2
+    if is_set("deaf"):  # to as many commands as it says
+        left = int((GUEST / "deaf").read_text()) - 1
+        (GUEST / "deaf").write_text(str(left)) if left else (GUEST / "deaf").unlink()
+        return 2
     if is_set("answer"):
         sys.stdout.buffer.write((GUEST / "answer").read_bytes())
         return 0
     if request["path"] == "powershell.exe":
         return _powershell(request["arg"])
     words = [_here(word) for word in request["arg"]]
+    if is_set("late"):
+        (GUEST / "late").unlink()
+        subprocess.Popen(["sh", "-c", 'sleep 1; exec "$@"', "late", command, *words], stdout=subprocess.DEVNULL)
+        return 2
     try:
         ran = subprocess.run([request["path"], *words], stdout=subprocess.PIPE, check=False, timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -103,8 +112,8 @@ def _here(code: str) -> str:
     code = code.replace("/run/vm-consistency", str(GUEST / "run"))
 
     def moved(match: re.Match[str]) -> str:
-        text = base64.b64decode(match[1]).decode().replace("/run/vm-consistency", str(GUEST / "run"))
-        return f"echo {base64.b64encode(text.encode()).decode()}|"
+        text = gzip.decompress(base64.b64decode(match[1])).decode().replace("/run/vm-consistency", str(GUEST / "run"))
+        return f"echo {base64.b64encode(gzip.compress(text.encode())).decode()}|"
 
     return re.sub(r"echo ([A-Za-z0-9+/=]+)\|", moved, code)
 

@@ -1,5 +1,7 @@
 """What the hook scripts do, run by the real shell; the tools around them are stand-ins."""
 
+import signal
+import subprocess
 import time
 
 import pytest
@@ -173,6 +175,94 @@ def test_a_guest_that_was_paused_in_the_window_was_not_thawed(hooks: HookRunner)
     after = hooks.post()
     assert not after.ok
     assert "VM domain not running" in after.err
+
+
+def test_a_step_that_leaves_a_process_with_its_output_open_holds_nothing_up(hooks: HookRunner) -> None:
+    leave = "setsid sleep 60 & echo left"
+    hooks.application({"lock": leave, "more": hooks.note("more")}, {"start": leave, "unlock": hooks.note("unlock")})
+    assert hooks.pre().ok
+    assert hooks.post().ok
+    assert hooks.log == ["more", "freeze --unfreezeTimeoutSeconds 3", "thaw", "unlock"]
+    assert hooks.keeper_ended()
+    assert hooks.pre().ok, "what is left does not hold the lock"
+    assert hooks.post().ok
+    subprocess.run(["pkill", "-x", "-f", "sleep 60"], check=True)
+
+
+def test_a_guest_that_is_slow_to_answer_after_the_thaw_is_asked_again(hooks: HookRunner) -> None:
+    hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
+    assert hooks.pre().ok
+    (hooks.guest / "deaf").write_text("3")
+    assert hooks.post().ok
+    assert hooks.log[-1] == "unlock"
+
+
+def test_an_undo_that_gets_no_answer_at_first_asks_again(hooks: HookRunner) -> None:
+    hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
+    hooks.set("freeze-fails")
+    (hooks.bin / "virt-freezer").write_text(
+        (hooks.bin / "virt-freezer")
+        .read_text()
+        .replace('print("freeze did', '(GUEST / "deaf").write_text("3"); print("freeze did')
+    )
+    assert not hooks.pre().ok
+    assert hooks.log[-1] == "unlock"
+
+
+def test_a_guest_without_flock_is_told_apart_from_another_run(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")})
+    (hooks.bin / "flock").write_text("#!/bin/sh\nexit 127\n")
+    (hooks.bin / "flock").chmod(0o755)
+    assert hooks.pre().err == "vm-consistency: pre hook failed: quiesce: not started: needs flock\n"
+    assert hooks.log == []
+
+
+def test_a_start_that_comes_too_late_starts_nothing(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": "true"})
+    hooks.set("late")
+    assert "not started" in hooks.pre().err
+    wait_for(lambda: not hooks.keeper_ended(), 10, what="the late keeper")
+    wait_for(hooks.keeper_ended, 40, what="it to give up")
+    assert hooks.log == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_pre_hook_that_is_told_to_end_undoes(hooks: HookRunner, number: signal.Signals) -> None:
+    hooks.application({"lock": hooks.note("lock"), "wait": "sleep 2"}, {"unlock": hooks.note("unlock")})
+    process = hooks.start(PRE)
+    wait_for(lambda: "lock" in hooks.log, what="the first step")
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopped by a signal" in err
+    assert not hooks.frozen
+    assert hooks.log[-1] == "unlock"
+
+
+def test_a_success_that_nobody_hears_is_undone(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")})
+    process = hooks.start(PRE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert "nobody listens" in err
+    assert not hooks.frozen
+    assert hooks.log[-1] == "unlock"
+
+
+def test_a_full_disk_in_the_guest_keeps_no_resume_step_from_running(hooks: HookRunner) -> None:
+    """A folder where the keeper can't write stands for a full /run."""
+    hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
+    assert hooks.pre().ok
+    run = hooks.guest / "run"
+    (run / "end").touch()  # what the post hook would do; the folder is taken away before the keeper sees it
+    for name in ("new", "out", "pipe"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).mkdir()
+        (run / name / "in-the-way").touch()
+    hooks.unset("frozen")
+    wait_for(lambda: "unlock" in hooks.log, 30, what="the resume step")
+    wait_for(hooks.keeper_ended, what="the keeper to end")
 
 
 def test_the_dead_man_resumes_when_the_post_hook_never_comes(hooks: HookRunner) -> None:

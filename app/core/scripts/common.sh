@@ -1,8 +1,9 @@
 # What both hooks share. Runs in the `compute` container of virt-launcher, which has bash, coreutils, virsh and KubeVirt's
 # virt-freezer and virt-probe, and little else. All that varies comes as arguments; nothing of it is ever code.
 set -u -o pipefail
-# What failed is undone even when nobody listens any more.
+# What failed is undone even when nobody listens any more, or somebody wants this to end.
 trap '' PIPE
+trap 'wrong "stopped by a signal"' TERM HUP INT
 LC_ALL=C
 namespace=$1 vm=$2 freezer=$3
 domain=${namespace}_$vm problem='' run='' lines=''

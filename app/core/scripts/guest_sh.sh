@@ -5,21 +5,25 @@ guest() {
 	timeout $(($1 + 7)) virt-probe --domainName "$domain" --timeoutSeconds "$1" --command /bin/sh -- -c "$2" 2>/dev/null </dev/null | clean
 }
 
-look() { state=$(guest 2 'head -c 4096 /run/vm-consistency/status'); }
+# look [CODE]: the status, after CODE in its folder; empty where the guest gave no answer.
+look() { state=$(guest 2 "cd /run/vm-consistency${1-};head -c 4096 status||echo none"); }
 
-# await SECONDS WORD: until the run is over or its status is WORD.
-await() {
-	local until=$((SECONDS + $1))
-	while look; [[ $state != "$run over "* && $state != "$run $2" ]]; do
-		[ "$SECONDS" -lt "$until" ] || return
-		sleep 0.3
-	done
+# ask: look until there is an answer; a guest that was thawed a moment ago has other things to do.
+ask() {
+	local until=$((SECONDS + 15))
+	while look; [ -z "$state" ] && [ "$SECONDS" -lt "$until" ]; do sleep 1; done
 }
 
 # finish SECONDS: have the keeper resume, and wait until it has.
 finish() {
-	guest 2 'cd /run/vm-consistency && : >end' >/dev/null
-	await $(($1 + 10)) over
+	local until=$((SECONDS + $1 + 10))
+	while look '&&touch end'; [ "$SECONDS" -lt "$until" ]; do
+		case $state in
+		"$run over "*) break ;;
+		'' | "$run "*) sleep 0.3 ;;
+		*) break ;;
+		esac
+	done
 	case $state in
 	"$run over - "*) ;;
 	*) wrong "not resumed: ${state#"$run over "}" ;;

@@ -1,6 +1,6 @@
 # resume SECONDS
 resume() {
-	look
+	ask
 	run=${state%% *}
 	case $state in
 	"$run held")

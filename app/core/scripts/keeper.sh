@@ -4,30 +4,48 @@
 # shellcheck disable=SC2154  # whoever starts it sets $i
 unset IFS
 set +f
+u=$(umask)
 umask 077
 d=/run/vm-consistency
 mkdir -p $d
-exec 9>$d/lock
-flock -n 9 || {
-	echo "$i busy"
+touch $d/lock || {
+	echo "$i can not write to $d"
 	exit
 }
-cd / && rm -f $d/end
-s() { echo "$i $*" >$d/new && mv -f $d/new $d/status; }
-# x NAME SECONDS CODE: what it prints is cut, and does not stop it.
-x() {
-	{
-		timeout -k 2 "$2" sh -c "$3" </dev/null 2>&1 9>&-
-		echo $? >$d/code
-	} | {
-		head -c 300 >$d/out
-		cat >/dev/null
-	}
-	read -r c <$d/code
-	return "$c"
+exec 9>$d/lock
+flock -n 9 || {
+	[ $? = 1 ] && echo "$i busy" || echo "$i needs flock"
+	exit
 }
-q() { [ "$w" ] || { s running "$1" && x "$@"; } || w="step $1 ended with $c: $(cat $d/out)"; }
-r() { { s resuming "$1" && x "$@"; } || b=$b${b:+,}$1:$c; }
+cd / && rm -f $d/end $d/go.*
+s() { echo "$i $*" >$d/new && mv -f $d/new $d/status; }
+# x NAME SECONDS CODE: what it prints is cut, and does not stop it. A process that it leaves behind with its output open
+# keeps the reader and not the keeper, and a full /run costs the output and not the step.
+x() {
+	s "$1" "$2"
+	shift
+	rm -f $d/out $d/pipe
+	o=/dev/null
+	if mkfifo $d/pipe; then
+		o=$d/pipe
+		{
+			head -c 300 >$d/out
+			cat >/dev/null
+		} <$o 9>&- &
+	fi
+	umask "$u"
+	timeout -k 2 "$2" sh -c "$3" </dev/null >$o 2>&1 9>&-
+	c=$?
+	umask 077
+	return $c
+}
+q() {
+	[ -z "$w" ] || return
+	x running "$@" && return
+	sleep 1
+	w="step $1 ended with $c: $(cat $d/out)"
+}
+r() { x resuming "$@" || b=$b${b:+,}$1:$c; }
 # 0: there is nothing to resume, so nothing to wait for
 h=@HOLD@
 export VM_CONSISTENCY_DIR=$d VM_CONSISTENCY_HOLD=$h
@@ -35,7 +53,12 @@ s starting
 (
 	# The agent's service may be stopped, and its children with it.
 	trap 'w=stopped' TERM HUP INT
-	w='' b='' c=''
+	w='' b='' c='' n=0
+	# Whoever started this may have given up before it came to run.
+	until [ -e $d/go.$i ]; do
+		[ $((n += 1)) -le 20 ] || exit
+		sleep 1
+	done
 	@QUIESCE@
 	if [ -z "$w" ]; then
 		s held

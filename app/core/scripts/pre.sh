@@ -34,18 +34,15 @@ quiesce "$quiesce" "$@"
 [ -z "$problem" ] || give_up "$@"
 
 freezer_does "$freeze" --freeze --unfreezeTimeoutSeconds "$auto_thaw" || wrong "freeze: virt-freezer ended with $?: $said"
+not=''
 if [ -z "$problem" ]; then
-	if guest_is frozen; then
-		say frozen
-		exit
-	fi
-	not='the guest does not report frozen'
+	guest_is frozen || not='the guest does not report frozen'
 	[[ $said != *'No guest agent'* && $said != *'domain not running'* ]] || not='virt-freezer froze nothing'
-	if [ "$require" = - ]; then
-		say "not frozen: $not"
-		exit
+	[ -z "$not" ] || [ "$require" = - ] || wrong "freeze: $not"
+	if [ -z "$problem" ]; then
+		say "${not:+not }frozen${not:+: $not}" && exit
+		wrong 'nobody listens any more'
 	fi
-	wrong "freeze: $not"
 fi
-[ "${not-}" = 'virt-freezer froze nothing' ] || thaw
+[ "$not" = 'virt-freezer froze nothing' ] || thaw
 give_up "$@"
