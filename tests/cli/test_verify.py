@@ -723,6 +723,8 @@ class TestItAlwaysThaws:
         told = vm.told()
 
         assert any("there is no such pod any more" in finding for finding in told["findings"])
+        asked = sum(request.path == EXEC for request in vm.server.requests)
+        assert asked == len(told["steps"])  # each once
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_interrupted_in_the_pre_hook(self, vm: Vm, number: signal.Signals) -> None:
