@@ -42,15 +42,16 @@ class Seed:
         planted = domain.folder / "memory"
         shutil.copy(self.memory, planted)
         with planted.open("r+b") as file:
-            magic, version, length, _, _, cookie = _HEADER.unpack(file.read(_HEADER.size))
+            magic, version, length, running, form, cookie_at = _HEADER.unpack(file.read(_HEADER.size))
             if (magic, version) != (_MAGIC, _VERSION):
                 raise RuntimeError(f"virsh save wrote version {version} of its format, not {_VERSION}: adapt seed.py")
-            room = cookie or length
-            definition = _renamed(file.read(room).split(b"\0")[0].decode(), domain).encode()
-            file.seek(_HEADER.size)
-            file.write(definition.ljust(room, b"\0"))
-            if len(definition) >= room:
-                raise RuntimeError(f"{domain.name} has too long a name or path to be restored")
+            # The definition, the cookie, and room to spare.
+            texts = file.read(length)
+            cookie = texts[cookie_at:].split(b"\0")[0]
+            definition = _renamed(texts.split(b"\0")[0].decode(), domain).encode()
+            file.seek(0)
+            file.write(_HEADER.pack(magic, version, length, running, form, len(definition) + 1))
+            file.write((definition + b"\0" + cookie).ljust(length, b"\0"))
         return planted
 
 
