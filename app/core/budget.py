@@ -46,7 +46,7 @@ def pre_budget(profile: Profile, hooks: Hooks) -> Budget:
 def post_budget(profile: Profile, hooks: Hooks) -> Budget:
     """Return the parts of the post hook."""
     parts = (
-        ("question to the guest agent", _QUESTION),
+        ("questions to the guest agent", 3 * _QUESTION),
         ("thaw", whole_seconds(hooks.thaw_timeout)),
         ("resume steps", _steps(profile)[1]),
         ("margin", _MARGIN),

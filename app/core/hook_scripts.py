@@ -94,6 +94,7 @@ def keeper(profile: Profile, hold: int) -> str:
     """Return the script that runs in the guest; whoever runs it sets $i to the name of the run."""
     values = {
         "@HOLD@": str(hold if profile.resume else 0),
+        "@LIMIT@": str(hold + seconds(profile.quiesce)),
         "@QUIESCE@": _calls("q", profile.quiesce),
         "@RESUME@": _calls("r", profile.resume),
     }

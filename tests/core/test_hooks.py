@@ -133,7 +133,7 @@ def test_a_script_gets_what_varies_as_arguments() -> None:
 def test_the_timeouts_of_a_script_are_the_sum_of_its_parts() -> None:
     rendered = render(Level.APPLICATION, profile=LOCK, freeze={"timeout": "1500ms"})
     assert rendered[PRE + "timeout"] == f"{30 + 5 + 31 + 2 + 20 + 60 + 7 + 45 + 10}s"
-    assert rendered[POST + "timeout"] == f"{10 + 60 + 7 + 45 + 10}s"
+    assert rendered[POST + "timeout"] == f"{30 + 60 + 7 + 45 + 10}s"
     windows = Profile(Shell.POWERSHELL, (Step("writers", "x", 20),), ())
     assert render(Level.APPLICATION, profile=windows)[PRE + "timeout"] == f"{20 + 7 + 60 + 20 + 60 + 10}s"
 

@@ -135,7 +135,7 @@ class HookRunner:
         """End a keeper that a test left."""
         if self.keeper_ended():
             return
-        (self.guest / "run" / "end").touch()
+        (self.guest / "run" / f"end.{self.status.split()[0]}").touch()
         wait_for(self.keeper_ended, 30, what="the keeper to end")
 
 

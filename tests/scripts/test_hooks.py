@@ -47,7 +47,7 @@ def test_steps_run_as_they_are_written(hooks: HookRunner) -> None:
 printf '%s\\n' "$x" @RESUME@ é "$VM_CONSISTENCY_HOLD" >>{hooks.guest}/log; echo "$VM_CONSISTENCY_DIR" >/dev/null"""
     hooks.application({"awkward": awkward}, {"undo": "true"})
     assert hooks.pre().ok
-    assert hooks.log[:4] == ['a "b" $c `d` \\e', "@RESUME@", "é", "22"]
+    assert hooks.log[:4] == ['a "b" $c `d` \\e', "@RESUME@", "é", "25"]
     assert hooks.post().ok
 
 
@@ -217,6 +217,13 @@ def test_a_guest_without_flock_is_told_apart_from_another_run(hooks: HookRunner)
     assert hooks.log == []
 
 
+def test_a_guest_whose_run_is_full_at_the_start_is_not_quiesced(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")})
+    (hooks.guest / "run" / "new").mkdir(parents=True)  # stands for it: the status can't be written
+    assert hooks.pre().err.endswith("quiesce: not started: can not write to " + str(hooks.guest / "run") + "\n")
+    assert hooks.log == []
+
+
 def test_a_start_that_comes_too_late_starts_nothing(hooks: HookRunner) -> None:
     hooks.application({"lock": hooks.note("lock")}, {"unlock": "true"})
     hooks.set("late")
@@ -255,7 +262,9 @@ def test_a_full_disk_in_the_guest_keeps_no_resume_step_from_running(hooks: HookR
     hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
     assert hooks.pre().ok
     run = hooks.guest / "run"
-    (run / "end").touch()  # what the post hook would do; the folder is taken away before the keeper sees it
+    (
+        run / f"end.{hooks.status.split()[0]}"
+    ).touch()  # what the post hook would do; the folder is taken away before the keeper sees it
     for name in ("new", "out", "pipe"):
         (run / name).unlink(missing_ok=True)
         (run / name).mkdir()
@@ -263,6 +272,63 @@ def test_a_full_disk_in_the_guest_keeps_no_resume_step_from_running(hooks: HookR
     hooks.unset("frozen")
     wait_for(lambda: "unlock" in hooks.log, 30, what="the resume step")
     wait_for(hooks.keeper_ended, what="the keeper to end")
+
+
+def test_one_backup_after_the_other(hooks: HookRunner) -> None:
+    hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")})
+    for _ in range(2):
+        assert hooks.pre().ok
+        time.sleep(1.5)  # in which a keeper that was told to end before would resume
+        assert hooks.log[-1].startswith("freeze")
+        assert hooks.post().ok
+    assert hooks.log.count("unlock") == 2
+
+
+def test_a_step_that_ignores_its_end_is_killed(hooks: HookRunner) -> None:
+    hooks.application(
+        {"stubborn": "trap '' TERM; while :; do sleep 1; done"}, {"unlock": hooks.note("unlock")}, seconds=1
+    )
+    assert "step stubborn ended with 137" in hooks.pre().err
+    assert hooks.log == ["unlock"]
+
+
+def test_the_keeper_resumes_when_the_service_of_the_agent_is_stopped(hooks: HookRunner) -> None:
+    hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
+    assert hooks.pre().ok
+    subprocess.run(["fuser", "-s", "-k", "-TERM", hooks.guest / "run" / "lock"], check=True)
+    wait_for(lambda: "unlock" in hooks.log, 10, what="the resume step")
+    wait_for(hooks.keeper_ended, what="the keeper to end")
+    assert "nothing was held" in hooks.post().err
+
+
+@pytest.mark.parametrize("tool", ["virsh", "virt-probe"])
+def test_a_tool_that_hangs_holds_nothing_up(hooks: HookRunner, tool: str) -> None:
+    hooks.application({"lock": "true"})
+    (hooks.bin / tool).write_text("#!/bin/sh\nexec sleep 300\n")
+    started = time.monotonic()
+    before = hooks.pre()
+    assert time.monotonic() - started < 40
+    assert before.ok is (tool == "virsh")
+
+
+def test_a_post_hook_that_comes_while_the_application_is_being_quiesced_ends_that(hooks: HookRunner) -> None:
+    """Velero lost the stream of the pre hook, which goes on, and runs the post hook under Continue."""
+    hooks.application({"slow": f"sleep 2; {hooks.note('lock')}"}, {"unlock": hooks.note("unlock")})
+    process = hooks.start(PRE)
+    wait_for(lambda: "running slow" in hooks.status, what="the first step")
+    after = hooks.post()
+    assert "still being quiesced" in after.err
+    _, err = process.communicate(timeout=60)
+    assert "pre hook failed: quiesce: ended" in err
+    assert not hooks.frozen
+    assert hooks.log == ["thaw", "lock", "unlock"]
+
+
+def test_a_silent_guest_is_not_said_to_have_been_thawed(hooks: HookRunner) -> None:
+    hooks.application({"checkpoint": "true"})
+    assert hooks.pre().ok
+    hooks.set("silent")
+    assert hooks.post().out == "vm-consistency: thawed, did not say whether it was frozen\n"
 
 
 def test_the_dead_man_resumes_when_the_post_hook_never_comes(hooks: HookRunner) -> None:

@@ -17,7 +17,7 @@ ask() {
 # finish SECONDS: have the keeper resume, and wait until it has.
 finish() {
 	local until=$((SECONDS + $1 + 10))
-	while look '&&touch end'; [ "$SECONDS" -lt "$until" ]; do
+	while look "&&touch end.$run"; [ "$SECONDS" -lt "$until" ]; do
 		case $state in
 		"$run over "*) break ;;
 		'' | "$run "*) sleep 0.3 ;;

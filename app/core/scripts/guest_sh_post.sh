@@ -7,7 +7,12 @@ resume() {
 		finish "$1"
 		[[ $state != "$run over "* || $state = "$run over - ended" ]] || wrong "not held to the end: ${state#"$run over "}"
 		;;
-	"$run over "*" time is up"*) wrong 'the application was resumed before this hook: its time was up' ;;
+	"$run over "*" time is up"* | "$run resuming "*) wrong 'the application was resumed before this hook: its time was up' ;;
+	"$run running "*)
+		# Its pre hook was given up and goes on: it must find its run over before it freezes.
+		wrong 'the application was still being quiesced'
+		finish "$1"
+		;;
 	*) wrong "nothing was held: ${state:-no answer from the guest}" ;;
 	esac
 }

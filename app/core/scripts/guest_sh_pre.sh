@@ -12,7 +12,7 @@ quiesce() {
 	"$run busy") run='' state='another run holds the application, until its time is up' ;;
 	*)
 		state=${state#"$run "}
-		run='' state="not started: ${state:-no guest agent, or guest-exec is forbidden}"
+		run='' state="not started: ${state:-no guest agent, or guest-exec is forbidden, or gzip is missing}"
 		;;
 	esac
 	[ "$state" != "$run held" ] || return

@@ -1,4 +1,4 @@
-# The keeper, run by sh in the guest: quiesces, keeps the application so until the post hook writes `end` or its time is
+# The keeper, run by sh in the guest: quiesces, keeps the application so until the post hook leaves a word or its time is
 # up, and resumes. $i names the run. Its status is one line: `RUN running STEP`, `RUN held`, `RUN resuming STEP`, or
 # `RUN over FAILED-RESUMES|- WHY`. The lock goes with the process, whatever ends it.
 # shellcheck disable=SC2154  # whoever starts it sets $i
@@ -17,7 +17,7 @@ flock -n 9 || {
 	[ $? = 1 ] && echo "$i busy" || echo "$i needs flock"
 	exit
 }
-cd / && rm -f $d/end $d/go.*
+cd / && rm -f $d/end.* $d/go.*
 s() { echo "$i $*" >$d/new && mv -f $d/new $d/status; }
 # x NAME SECONDS CODE: what it prints is cut, and does not stop it. A process that it leaves behind with its output open
 # keeps the reader and not the keeper, and a full /run costs the output and not the step.
@@ -48,8 +48,11 @@ q() {
 r() { x resuming "$@" || b=$b${b:+,}$1:$c; }
 # 0: there is nothing to resume, so nothing to wait for
 h=@HOLD@
-export VM_CONSISTENCY_DIR=$d VM_CONSISTENCY_HOLD=$h
-s starting
+export VM_CONSISTENCY_DIR=$d VM_CONSISTENCY_HOLD=@LIMIT@
+s starting || {
+	echo "$i can not write to $d"
+	exit
+}
 (
 	# The agent's service may be stopped, and its children with it.
 	trap 'w=stopped' TERM HUP INT
@@ -60,12 +63,13 @@ s starting
 		sleep 1
 	done
 	@QUIESCE@
+	[ ! -e $d/end.$i ] || w=${w:-ended}
 	if [ -z "$w" ]; then
 		s held
 		[ $h -gt 0 ] || exit
 		while [ -z "$w" ]; do
 			[ $((h -= 1)) -ge 0 ] || w='its time is up'
-			[ ! -e $d/end ] || w=ended
+			[ ! -e $d/end.$i ] || w=ended
 			[ "$w" ] || sleep 1
 		done
 	fi

@@ -3,8 +3,12 @@ phase=post
 require=$1 thaw=$2 resume=$3
 shift 3
 
-was='was frozen until then'
-guest_is frozen || was='was not frozen any more'
+was='did not say whether it was frozen'
+if guest_is frozen; then
+	was='was frozen until then'
+elif guest_is thawed; then
+	was='was not frozen any more'
+fi
 [ "$require" = - ] || [ "$was" = 'was frozen until then' ] || wrong "freeze: the guest $was"
 
 # virt-freezer ends with 0 as well where it does nothing: it has not heard of an agent, or the guest is paused.
