@@ -43,11 +43,10 @@ class Pace:
 
 
 class Interrupt:
-    """The wish to end early; it takes effect where the guest can be left thawed."""
+    """The wish to end early. It is told and noted only: both hooks are run to their end, to leave the guest thawed."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
-        self._event = asyncio.Event()
         self.name: str | None = None
 
     @contextmanager
@@ -56,22 +55,16 @@ class Interrupt:
         loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in signals:
-            loop.add_signal_handler(number, self.wish, number.name)
+            loop.add_signal_handler(number, self._wish, number.name)
         try:
             yield
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
 
-    def wish(self, name: str) -> None:
-        """Note the wish and say what becomes of it."""
+    def _wish(self, name: str) -> None:
         self.name = self.name or name
-        self._event.set()
-        self._tell(f"{name}: the guest is thawed first, please wait")
-
-    async def wait(self) -> None:
-        """Return when there is one."""
-        await self._event.wait()
+        self._tell(f"{name}: the guest has to be thawed first, please wait")
 
 
 class Run:
@@ -93,7 +86,7 @@ class Run:
         with self._interrupt.watched():
             async with self._watching():
                 try:
-                    pre, may_run_on = await self._execute("pre hook", pre_hook, is_interruptible=True)
+                    pre, may_run_on = await self._execute("pre hook", pre_hook)
                     if may_run_on:
                         await self._outlast(pre)
                     post = await self._surely("post hook", post_hook)
@@ -107,7 +100,7 @@ class Run:
             backups = await self._new_backups()
         return Trial(pre, post, thaws, self._seen_frozen, still, self._interrupt.name, backups)
 
-    async def _execute(self, name: str, hook: VeleroHook, *, is_interruptible: bool = False) -> tuple[Step, bool]:
+    async def _execute(self, name: str, hook: VeleroHook) -> tuple[Step, bool]:
         """Run a hook to its end, also beyond its timeout, and return whether its command may still be running.
 
         Raises NotExecuted.
@@ -117,7 +110,7 @@ class Run:
         command = exec_in_pod(self._client, subject.namespace, subject.pod, hook.container, hook.command)
         started = time.monotonic()
         running = asyncio.create_task(command)
-        await self._wait(running, limit, is_interruptible)
+        await asyncio.wait({running}, timeout=limit)
         if not running.done():
             self._tell(f"the {name} is still running, and nothing ends it: waiting")
             await asyncio.wait({running}, timeout=started + limit + self._pace.late - time.monotonic())
@@ -128,12 +121,6 @@ class Run:
             return Step(name, started, ended, code, error, stdout, stderr, hook.timeout), False
         error = result or f"it was still running after {ended - started:.0f} s"
         return Step(name, started, ended, None, f"{error}; it may run on", "", "", hook.timeout), True
-
-    async def _wait(self, running: "asyncio.Task[ExecResult]", limit: float, is_interruptible: bool) -> None:
-        wish = asyncio.create_task(self._interrupt.wait())
-        awaited = {running, wish} if is_interruptible else {running}
-        await asyncio.wait(awaited, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        wish.cancel()
 
     async def _surely(self, name: str, hook: VeleroHook) -> Step:
         """Try until the command was started, as long as that may help; the guest may be frozen meanwhile."""

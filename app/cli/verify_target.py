@@ -100,8 +100,7 @@ class Reading:
             page = await self._client.list_page(PODS.collection(instance.namespace), params=params, metadata_only=True)
             for item in page.items:
                 pod = running_pod(item, self._names)
-                of_instance = instance if pod is not None and pod.owner_uid == instance.uid else None
-                if pod and isinstance(recognise_running(pod.view, of_instance, self._names), OwnerReference):
+                if pod and isinstance(recognise_running(pod.view, instance, self._names), OwnerReference):
                     found.append(pod.view.name)
             if not page.continue_token:
                 break

@@ -189,7 +189,7 @@ def _of_trial(subject: Subject, trial: Trial, names: KubeVirtNames) -> Iterator[
     freeze, thaw = trial.freeze, trial.thaw
     yield from _of_end(subject, trial, names)
     if trial.interrupted:
-        yield f"interrupted by {trial.interrupted}: the run was ended early, and undone"
+        yield f"interrupted by {trial.interrupted}: the hooks were run to their end, to leave the guest thawed"
     yield from _of_step(trial.pre, subject.hooks.pre, freeze.why)
     if freeze.frozen is not Known.YES and not trial.pre.failed:
         prefix = "the guest was not frozen" if freeze.frozen is Known.NO else "nothing shows that the guest was frozen"
