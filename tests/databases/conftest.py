@@ -16,10 +16,10 @@ PACKAGES = {
     "postgresql": "/usr/lib/postgresql/*/bin/initdb",
     "mariadb-server": "/usr/sbin/mariadbd",
     "redis-server": "/usr/bin/redis-server",
+    "busybox": "/usr/bin/busybox",
     "iproute2": "/usr/sbin/ip",
     "e2fsprogs": "/usr/sbin/mkfs.ext4",
     "procps": "/usr/bin/pkill",
-    "shellcheck": "/usr/bin/shellcheck",
 }
 """Debian package, and what of it is used here."""
 
@@ -42,12 +42,11 @@ def profile(request: pytest.FixtureRequest) -> Profile:
 @pytest.fixture(scope="module")
 def disk_with_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A disk on which the test module's `install(guest)` has been run, for tests to copy."""
-    folder = tmp_path_factory.mktemp("disk")
-    image = folder / "image"
+    image = tmp_path_factory.mktemp("disk") / "image"
     with image.open("wb") as file:
         file.truncate(384 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1", "-J", "size=4", image], check=True)
-    guest = Guest(folder / "guest", image)
+    guest = Guest(image)
     try:
         request.module.install(guest)
         guest.run("umount", "/srv")
@@ -60,12 +59,12 @@ Boot = Callable[[Path], Guest]
 
 
 @pytest.fixture
-def boot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Boot]:
+def boot(request: pytest.FixtureRequest) -> Iterator[Boot]:
     """Boots another guest from a disk, and in it what the test module's `serve(guest)` starts."""
     guests: list[Guest] = []
 
     def boot(disk: Path) -> Guest:
-        guests.append(Guest(tmp_path / f"guest-{len(guests)}", disk))
+        guests.append(Guest(disk))
         request.module.serve(guests[-1])
         return guests[-1]
 

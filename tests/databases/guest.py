@@ -27,9 +27,10 @@ _BOOT = """
 set -e
 ip link set lo up
 mount -t tmpfs run /run
-cp -a /etc "$1/etc" && mkdir "$1/root"
-mount --bind "$1/etc" /etc && mount --bind "$1/root" /root
-mount -o loop "$2" /srv
+mkdir -p /run/guest/upper /run/guest/work /run/guest/root
+mount -t overlay -o lowerdir=/etc,upperdir=/run/guest/upper,workdir=/run/guest/work etc /etc
+mount --bind /run/guest/root /root
+mount -o loop "$1" /srv
 echo up
 exec env --ignore-signal=CHLD sleep infinity # so that the kernel reaps the guest's orphans
 """
@@ -38,12 +39,11 @@ exec env --ignore-signal=CHLD sleep infinity # so that the kernel reaps the gues
 class Guest:
     """Starts at once; `stop` ends it. `disk` is an image with an ext4 file system, which is written to."""
 
-    def __init__(self, folder: Path, disk: Path) -> None:
+    def __init__(self, disk: Path) -> None:
         self.disk = disk
-        folder.mkdir()
         unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
         self._unshare = subprocess.Popen(
-            [*unshare, "sh", "-c", _BOOT, "boot", str(folder), str(disk)],
+            [*unshare, "sh", "-c", _BOOT, "boot", str(disk)],
             env=_ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         assert self._unshare.stdout is not None
@@ -98,15 +98,16 @@ class Guest:
 
     def quiesce(self, profile: Profile, hold: int = 60) -> str:
         """Start the keeper, wait until it holds or is over, and return its status without the name of the run."""
-        run = str(uuid4())
+        self._run = run = str(uuid4())
         code = base64.b64encode(keeper(profile, hold).encode()).decode()
         said = self.run("/bin/sh", "-c", f"i={run};IFS=;set -f;eval $(echo {code}|base64 -d)")
         assert said == f"{run} started", said
+        self.run("touch", f"/run/vm-consistency/go.{run}")
         return self._await("held", "over")
 
     def resume(self) -> str:
         """Say `end` to the keeper, wait until it is over, and return its status without the name of the run."""
-        self.run("touch", "/run/vm-consistency/end")
+        self.run("touch", f"/run/vm-consistency/end.{self._run}")
         return self._await("over")
 
     def over(self) -> str:
