@@ -26,8 +26,8 @@ echo unlock >>{STORY}
 f=$VM_CONSISTENCY_DIR/ledger
 [ -p "$f" ] || exit 0
 : 1<>"$f"
-until grep -qx gone "$f.out"; do sleep 0.2; done
 rm "$f"
+timeout 10 sh -c 'until grep -qx gone "$0"; do sleep 0.2; done' "$f.out"
 """
 
 

@@ -152,6 +152,20 @@ def test_a_paused_guest_is_not_frozen_and_exit_code_0_does_not_tell(guest: Guest
     assert guest.events()[before:] == []
 
 
+def test_a_safety_timer_that_fires_in_a_pause_thaws_nothing_and_never_fires_again(
+    guest: Guest, compute: Compute
+) -> None:
+    compute.freeze("--unfreezeTimeoutSeconds", "2")
+    guest.pause()
+    try:
+        wait_for(lambda: ("thaw", "failed") in calls(guest.events()) or None, what="the timer")
+    finally:
+        guest.resume()
+    time.sleep(3)
+    still = guest.frozen()
+    assert (compute.thaw().exit_code, still, guest.frozen()) == (0, True, False)
+
+
 def test_without_an_agent_exit_code_0_does_not_mean_frozen(started: dict[str, Guest], hypervisor: Hypervisor) -> None:
     guest = started["none"]
     guest.wait_console("ready without an agent")
