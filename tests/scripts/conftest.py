@@ -8,9 +8,11 @@ def test_something(hooks: HookRunner) -> None:
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +132,14 @@ class HookRunner:
         """Whether no keeper holds the lock any more."""
         lock = self.guest / "run" / "lock"
         return not lock.exists() or subprocess.run(["flock", "-n", lock, "true"], check=False).returncode == 0
+
+    def tell_the_keeper(self, number: signal.Signals) -> None:
+        """Send a signal to every process that has the lock open, as systemd does to those of a service."""
+        lock = str(self.guest / "run" / "lock")
+        for descriptor in Path("/proc").glob("[0-9]*/fd/9"):
+            with suppress(OSError):
+                if os.readlink(descriptor) == lock:
+                    os.kill(int(descriptor.parts[2]), number)
 
     def end(self) -> None:
         """End a keeper that a test left."""

@@ -295,7 +295,7 @@ def test_a_step_that_ignores_its_end_is_killed(hooks: HookRunner) -> None:
 def test_the_keeper_resumes_when_the_service_of_the_agent_is_stopped(hooks: HookRunner) -> None:
     hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
     assert hooks.pre().ok
-    subprocess.run(["fuser", "-s", "-k", "-TERM", hooks.guest / "run" / "lock"], check=True)
+    hooks.tell_the_keeper(signal.SIGTERM)
     wait_for(lambda: "unlock" in hooks.log, 10, what="the resume step")
     wait_for(hooks.keeper_ended, what="the keeper to end")
     assert "nothing was held" in hooks.post().err
