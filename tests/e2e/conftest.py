@@ -14,7 +14,6 @@ import pytest
 from tests.controlplane import ControlPlane, Json
 from tests.controlplane.fixtures import kubevirt_cluster
 from tests.e2e.fixtures import hypervisor
-from tests.e2e.guest import Guest
 from tests.e2e.hypervisor import Hypervisor
 from tests.e2e.s3 import S3
 from tests.e2e.snapshotter import DiskArray
@@ -116,20 +115,20 @@ def worlds(cluster: ControlPlane, installation: Installation, hypervisor: Hyperv
     return Worlds(cluster, hypervisor, array)
 
 
-@pytest.fixture(scope="session")
-def guest(hypervisor: Hypervisor) -> Guest:
-    """The guest of `world`, which boots while the cluster is made."""
-    return hypervisor.start("shop", "db")
-
-
-@pytest.fixture(scope="session")
-def _world(guest: Guest, worlds: Worlds, velero: Velero) -> World:
-    return worlds.around(guest)
+@pytest.fixture(scope="module")
+def _world(request: pytest.FixtureRequest, hypervisor: Hypervisor, worlds: Worlds, velero: Velero) -> Iterator[World]:
+    # Not one for the whole session: whoever is changed more than sixty times in ten minutes has to wait for his hooks.
+    guest = hypervisor.start(request.module.__name__.rpartition("test_")[2].replace("_", "-"), "db")
+    yield worlds.around(guest)
+    guest.close()  # an idle guest costs a tenth of a processor
 
 
 @pytest.fixture
 def world(_world: World) -> World:
-    """The VirtualMachine `db` in the namespace `shop`, at level crash until it chooses another; Velero is there too."""
+    """The VirtualMachine `db`, at level crash until it chooses another, in the module's namespace; Velero is there too.
+
+    The namespace is called as the module is: `chain` in test_chain.py.
+    """
     _world.choose(None)
     _world.wait_for_level("crash")
     return _world

@@ -182,5 +182,5 @@ def test_the_table(world: World, velero: Velero) -> None:
     heading, columns, row, summary = ran.stdout.splitlines()
     assert heading == "velero/told-table: Completed; Velero counts 2 hooks attempted, 0 failed"
     assert columns.split() == ["NAMESPACE", "VM", "LEVEL", "ACHIEVED", "HOOKS", "FAILED", "HELD"]
-    assert " ".join(row.split()).startswith("shop db application (marked) frozen, verified 2 0 ")
+    assert " ".join(row.split()).startswith(f"{world.namespace} db application (marked) frozen, verified 2 0 ")
     assert summary == "1 VM(s), 0 finding(s)"
