@@ -24,7 +24,7 @@ from tests.installation import Installation
 __all__ = ["hypervisor"]
 
 _PACKAGES = Path(__file__).parents[2] / ".ci" / "packages"
-_PROGRAMS = ("qemu-system-x86_64", "libvirtd", "virsh", "debootstrap", "mke2fs", "pkg-config", "unshare")
+_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "libvirtd", "virsh", "debootstrap", "mke2fs", "pkg-config", "unshare")
 
 
 class SetHooks(Protocol):

@@ -1,5 +1,6 @@
 """Fixtures of a machine with guests; conftest.py takes them over."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.controlplane.cluster import KEEP
+from tests.controlplane.progress import say
 from tests.e2e.hypervisor import Hypervisor
 
 
@@ -16,4 +19,7 @@ def hypervisor() -> Iterator[Hypervisor]:
     folder = Path(tempfile.mkdtemp(prefix="vm-consistency-"))  # short, for sockets lie in it
     with Hypervisor(folder) as running:
         yield running
-    shutil.rmtree(folder, ignore_errors=True)  # kept after Ctrl-C only
+    if os.environ.get(KEEP):
+        say(f"disks and logs of guests are kept in {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

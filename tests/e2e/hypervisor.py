@@ -1,7 +1,5 @@
 """A libvirtd of the tests' own, and the guests it runs under QEMU's software emulation."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,21 +9,10 @@ from typing import Self
 
 from tests.controlplane.build import ensure_all
 from tests.controlplane.processes import Process, unwind_on_sigterm
-from tests.controlplane.progress import BuildError
 from tests.e2e.domain import Agent, Domain
 from tests.e2e.guest import Guest
 from tests.e2e.image import ensure_image, kept, recipe
 from tests.e2e.seed import Seed
-
-# Program to Debian package.
-_NEEDED = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-img": "qemu-utils",
-    "libvirtd": "libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system",
-    "virsh": "libvirt-clients",
-    "debootstrap": "debootstrap",
-    "mke2fs": "e2fsprogs",
-}
 
 # Mounts, processes and network of its own: nothing of the host's libvirt is seen or touched, and when the first process
 # dies, however it dies, the kernel ends every guest and drops every mount. The shell stays process 1 because it reaps
@@ -75,7 +62,6 @@ class Hypervisor:
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
-        require_programs()
         self._image = ensure_image()
         self._bridge = ensure_all("bridge")["launcher-bridge"]
         self._configure()
@@ -162,12 +148,3 @@ class Hypervisor:
 
     def _virsh(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(["virsh", "-q", "-c", self.uri, *words], capture_output=True, text=True, check=False)
-
-
-def require_programs() -> None:
-    """Raise BuildError with the command that installs what is missing; the tests need root as well."""
-    packages = [package for program, package in _NEEDED.items() if shutil.which(program) is None]
-    if packages:
-        raise BuildError(f"Run this as root: apt-get install --no-install-recommends {' '.join(packages)}")
-    if os.geteuid() != 0:
-        raise BuildError("The tests with real guests need root: they mount file systems in namespaces of their own.")

@@ -53,7 +53,7 @@ profiles:
   troubled:
     quiesce:
 {_step("lock", _LOCK)}
-{_step("trouble", trouble or "exit 0", 5)}
+{_step("trouble", trouble or "exit 0", 15)}
     resume:
 {_step("unlock", _UNLOCK)}
 """

@@ -31,13 +31,14 @@ def started(hypervisor: Hypervisor) -> dict[str, Guest]:
 
 
 @pytest.fixture(scope="module")
-def meanwhile(started: dict[str, Guest], hypervisor: Hypervisor) -> Iterator[dict[str, Future[None]]]:
-    """The tests that mostly wait, each at a guest of its own, while the others run."""
+def meanwhile(
+    request: pytest.FixtureRequest, started: dict[str, Guest], hypervisor: Hypervisor
+) -> Iterator[dict[str, Future[None]]]:
+    """The tests that mostly wait, each at a guest of its own, while the others run; those that were chosen."""
+    chosen = {item.name for item in request.session.items}
+    tests = [test for test in (hung, forgotten, paused) if f"test_meanwhile[{test.__name__}]" in chosen]
     with ThreadPoolExecutor(max_workers=2) as threads:  # more would only slow each other down
-        yield {
-            test.__name__: threads.submit(test, started[test.__name__], hypervisor)
-            for test in (hung, forgotten, paused)
-        }
+        yield {test.__name__: threads.submit(test, started[test.__name__], hypervisor) for test in tests}
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,15 @@ def test_two_runs_at_once_have_one_winner(guest: Guest, render: Render) -> None:
     assert guest.frozen()
     succeeded(hooks.post(), THAWED)
     assert ledger.told(guest) == ["lock", "checkpoint", "freeze", "thaw", "unlock", "announce"]
+
+
+def test_a_post_hook_while_the_application_is_still_being_quiesced(guest: Guest, render: Render) -> None:
+    hooks = render("troubled", trouble="sleep 10")
+    pre = hooks.start_pre()
+    wait_for(lambda: "lock" in ledger.told(guest), what="the first step")
+    failed(hooks.post(), "post", "freeze: the guest was not frozen any more; the application was still being quiesced")
+    failed(hooks.end(pre), "pre", "quiesce: ended")
+    assert ledger.told(guest) == ["lock", "unlock"]
 
 
 def test_a_guest_without_an_agent(started: dict[str, Guest], hypervisor: Hypervisor) -> None:
