@@ -9,6 +9,9 @@ from tests.controlplane.client import Client
 from tests.controlplane.cluster import ControlPlane
 from tests.controlplane.stand_ins import stand_in_cdi
 
+ENDLESS_MIGRATIONS = {"parallelMigrationsPerCluster": 100, "parallelOutboundMigrationsPerNode": 100}
+"""No guest ever moves here: tests leave their migrations running, and KubeVirt's limits are five and two."""
+
 
 @pytest.fixture(scope="session")
 def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
@@ -25,7 +28,7 @@ def kubevirt_cluster(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     with ExitStack() as stack:
         with _visible(request):  # the first build takes minutes
             control_plane = stack.enter_context(ControlPlane())
-            control_plane.install_kubevirt()
+            control_plane.install_kubevirt({"configuration": {"migrations": ENDLESS_MIGRATIONS}})
             stand_in_cdi(control_plane.client)
             control_plane.start_virt_controller()
         yield control_plane
