@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app.core.constants import PRE
+from app.core.constants import POST, PRE
 from app.core.profiles import Shell
 from tests.controlplane.waiting import wait_for
 from tests.scripts.conftest import HookRunner
@@ -166,6 +166,16 @@ def test_windows_that_let_go_of_the_freeze_is_told_though_the_next_thaw_succeeds
     hooks.set("thaw-limited")
     after = hooks.post()
     assert after.err == "vm-consistency: post hook failed: thaw: Windows had let go of the freeze before\n"
+
+
+def test_a_guest_that_is_resumed_while_the_post_hook_runs_is_thawed(hooks: HookRunner) -> None:
+    assert hooks.pre().ok
+    hooks.set("paused")
+    process = hooks.start(POST)
+    time.sleep(1)
+    hooks.unset("paused")
+    process.communicate(timeout=30)
+    assert not hooks.frozen
 
 
 def test_a_guest_that_was_paused_in_the_window_was_not_thawed(hooks: HookRunner) -> None:
