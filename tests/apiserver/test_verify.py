@@ -15,10 +15,12 @@ from tests.controlplane import (
     ControlPlane,
     launcher_pods,
     make_migration,
+    make_namespace,
     make_vm,
     run_stand_in_guest,
     wait_for,
 )
+from tests.controlplane.velero import install_velero_crds
 from tests.installation import annotations
 
 NODE = "verify-node"
@@ -36,6 +38,14 @@ def refused(namespace: str, kubeconfig: Path, *words: str, vm: str = "db") -> st
     assert (ran.exit_code, ran.stdout) == (2, "")
     [line] = ran.stderr.splitlines()
     return line
+
+
+@pytest.fixture(scope="module", autouse=True)
+def velero(control_plane: ControlPlane) -> None:
+    """Where `verify` looks for backups."""
+    install_velero_crds(control_plane.client)
+    if control_plane.client.find("namespaces", "velero") is None:
+        control_plane.client.create(make_namespace("velero"))
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def launcher_pods(client: Client, vmi: str, namespace: str = "default") -> list[
 
 
 def launcher_pod(
-    client: Client, vmi: str, namespace: str = "default", *, not_uid: str | None = None, timeout: float = 30.0
+    client: Client, vmi: str, namespace: str = "default", *, not_uid: str | None = None, timeout: float = 60.0
 ) -> Json:
     """Wait for the virt-launcher pod of a VirtualMachine or VirtualMachineInstance and return it.
 
