@@ -341,6 +341,11 @@ def test_a_silent_guest_is_not_said_to_have_been_thawed(hooks: HookRunner) -> No
     assert hooks.post().out == "vm-consistency: thawed, did not say whether it was frozen\n"
 
 
+def test_a_guest_that_falls_silent_in_a_step_is_told(hooks: HookRunner) -> None:
+    hooks.application({"lock": f"touch {hooks.guest}/silent; sleep 1"}, seconds=1)
+    assert hooks.pre().err == "vm-consistency: pre hook failed: quiesce: no answer from the guest\n"
+
+
 def test_the_dead_man_resumes_when_the_post_hook_never_comes(hooks: HookRunner) -> None:
     hooks.quick = type(hooks.quick)(freeze_timeout="1s", thaw_timeout="1s", auto_thaw_seconds=1)
     hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})

@@ -17,7 +17,8 @@ quiesce() {
 	esac
 	[ "$state" != "$run held" ] || return
 	state=${state#"$run over "}
-	wrong "quiesce: ${state#- }"
+	state=${state#- }
+	wrong "quiesce: ${state:-no answer from the guest}"
 }
 
 # abandon SECONDS: what another run holds is not ours to end.
