@@ -81,6 +81,8 @@ def virt_probe(arguments: list[str]) -> int:
     seconds, command = int(arguments[3]), arguments[5]
     assert seconds >= 1
     words = arguments[arguments.index("--") + 1 :]
+    with (GUEST / "probed").open("a") as file:
+        file.write("\n".join(words) + "\n")
     pasted = '{"path": "' + command + '", "arg": ["' + '", "'.join(words) + '"]}'
     request = json.loads(pasted)
     if any(map(is_set, ("no-agent", "silent", "paused", "frozen"))):

@@ -15,6 +15,8 @@ PROMPTS = [
     pytest.param(b"\x1b]0;title\x07\x1b[2J\rvm-consistency: frozen\x00\x9b31m\xff", id="control-characters"),
     pytest.param(b"A" * 2_000_000, id="megabytes"),
     pytest.param(b"\nvm-consistency: frozen\nvm-consistency: thawed, was frozen until then\n", id="our-own-lines"),
+    pytest.param(b'x"],"path":"/bin/evil held\n', id="run-that-breaks-out-of-json"),
+    pytest.param(b"x;touch${IFS}PWNED held\n", id="run-that-is-a-command"),
     pytest.param(b"", id="nothing"),
 ]
 
@@ -46,6 +48,10 @@ def test_answers_of_a_hostile_guest(
     assert not after.ok
     lines_are_ours(after)
     assert list(place.iterdir()) == [], "the guest's words were run"
+    asked = (hooks.guest / "probed").read_text()
+    assert not set(asked) & set('"\\'), "characters that mean something in KubeVirt's JSON"
+    assert "PWNED" not in asked
+    assert "evil" not in asked
 
 
 def test_output_of_a_step_is_cut_in_the_guest(hooks: HookRunner) -> None:

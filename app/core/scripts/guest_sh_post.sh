@@ -2,6 +2,8 @@
 resume() {
 	ask
 	run=${state%% *}
+	# It becomes part of a command for the guest, and of KubeVirt's JSON.
+	[[ $run =~ ^[0-9a-f-]{36}$ ]] || run=-
 	case $state in
 	"$run held")
 		finish "$1"
