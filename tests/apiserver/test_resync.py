@@ -130,13 +130,14 @@ def test_without_the_webhook_the_hooks_come_back(installation: Installation, nam
     with unregistered(installation):
         toucher = Toucher(installation.cp, namespace, ["db"], [])  # once they are back there is no PATCH any more
 
-        def come_back() -> bool:
+        def come_back() -> Json | None:
             toucher.touch()
-            return hooks(toucher.pod("db")) == kubevirt_hooks("db", namespace)
+            pod = toucher.pod("db")
+            return pod if hooks(pod) == kubevirt_hooks("db", namespace) else None
 
         # The reconciler takes them away again, at once for a few times.
-        wait_for(come_back, 60, what="KubeVirt's hooks")
-        assert not is_intact(annotations(toucher.pod("db"))), "and the record tells that somebody else wrote last"
+        seen = wait_for(come_back, 60, what="KubeVirt's hooks")
+        assert not is_intact(annotations(seen)), "and the record tells that somebody else wrote last"
 
 
 RIVAL = "rival"
