@@ -25,7 +25,6 @@ from app.core.objects import (
 )
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.core.policy_load import PolicyError
-from app.core.profiles import NO_STEPS
 from app.core.selection import select_level
 
 Object = dict[str, Any]
@@ -91,8 +90,8 @@ class _Rendering:
         selection = select_level(policy, facts, pod, self._names)
         if selection.level is None or not is_script(selection.level, selection.hooks):
             return {}
-        profile = NO_STEPS if selection.profile is None else policy.profiles[selection.profile]
-        return {"pre": pre_budget(profile, selection.hooks), "post": post_budget(profile, selection.hooks)}
+        steps = policy.steps(selection.profile)
+        return {"pre": pre_budget(steps, selection.hooks), "post": post_budget(steps, selection.hooks)}
 
     def _facts(self, pod: PodView, owner: OwnerReference) -> Facts:
         namespace = self._namespaces.get(pod.namespace)

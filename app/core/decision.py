@@ -19,7 +19,6 @@ from app.core.jsonpatch import Operation, annotation_patch, is_too_large, patche
 from app.core.launcher import NotLauncher, PodView, recognise
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import Level, Mode, PolicyState
-from app.core.profiles import NO_STEPS
 from app.core.record import is_intact, with_record
 from app.core.selection import Refusal, is_source, kubevirt_skips, select_level
 from app.core.text import one_line
@@ -122,8 +121,8 @@ def decide(pod: PodView, vmi: OwnerReference, facts: Facts, state: PolicyState, 
         if policy.mode is Mode.AUDIT:
             return unmanaged
         return _written(pod, _handed_back(pod, vmi, facts, names), unmanaged)
-    profile = NO_STEPS if selection.profile is None else policy.profiles[selection.profile]
-    hooks = render_hooks(selection.level, profile, selection.hooks, pod.namespace, vmi.name, names)
+    steps = policy.steps(selection.profile)
+    hooks = render_hooks(selection.level, steps, selection.hooks, pod.namespace, vmi.name, names)
     own = with_record(hooks, selection.level, selection.profile, selection.decided_by)
     outcome = (selection.level, selection.profile, selection.decided_by)
     if policy.mode is Mode.AUDIT:

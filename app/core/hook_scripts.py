@@ -13,7 +13,15 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from urllib.parse import quote_plus
 
-from app.core.budget import UNDO_SECONDS, auto_thaw_seconds, hold_seconds, whole_seconds
+from app.core.budget import (
+    UNDO_SECONDS,
+    auto_thaw_seconds,
+    hold_seconds,
+    post_budget,
+    pre_budget,
+    total,
+    whole_seconds,
+)
 from app.core.policy import Hooks
 from app.core.profiles import Profile, Shell, Step, seconds
 
@@ -35,12 +43,14 @@ _LONGEST = "n" * 63, "v" * 253
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """The argv of both hooks, but for the VM's namespace and name."""
+    """The argv of both hooks, but for the VM's namespace and name, and their timeouts."""
 
     pre: tuple[str, ...]
     post: tuple[str, ...]
     settings_pre: tuple[str, ...]
     settings_post: tuple[str, ...]
+    pre_timeout: str
+    post_timeout: str
 
     def of(self, namespace: str, vmi: str) -> tuple[list[str], list[str]]:
         """Return both for one VM."""
@@ -61,6 +71,8 @@ def commands(profile: Profile, hooks: Hooks, freezer: str) -> Commands:
         post=(_SHELL, "-c", script("common", *post_part, "post"), _NAME),
         settings_pre=(freezer, require, *map(str, freeze), *pre_steps),
         settings_post=(freezer, require, *map(str, thaw), *post_steps),
+        pre_timeout=f"{total(pre_budget(profile, hooks))}s",
+        post_timeout=f"{total(post_budget(profile, hooks))}s",
     )
 
 

@@ -7,7 +7,6 @@ as Continue while it is logged as Fail, and a missing timeout means 30 s.
 
 import json
 
-from app.core.budget import post_budget, pre_budget, total
 from app.core.constants import (
     COMMAND,
     CONTAINER,
@@ -57,11 +56,9 @@ def is_script(level: Level, hooks: Hooks) -> bool:
 
 
 def _scripts(profile: Profile, hooks: Hooks, namespace: str, vmi: str, names: KubeVirtNames) -> dict[str, str]:
-    pre, post = commands(profile, hooks, names.freezer).of(namespace, vmi)
-    computed = {
-        PRE + TIMEOUT: f"{total(pre_budget(profile, hooks))}s",
-        POST + TIMEOUT: f"{total(post_budget(profile, hooks))}s",
-    }
+    rendered = commands(profile, hooks, names.freezer)
+    pre, post = rendered.of(namespace, vmi)
+    computed = {PRE + TIMEOUT: rendered.pre_timeout, POST + TIMEOUT: rendered.post_timeout}
     return _both(pre, post, hooks, names) | computed
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.core.objects import NamespaceView
-from app.core.profiles import Profile
+from app.core.profiles import NO_STEPS, Profile
 from app.core.selectors import Labels, LabelSelector
 
 
@@ -107,6 +107,10 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     """By the names that annotations may refer to: the policy's own profiles and the built-in ones."""
+
+    def steps(self, profile: str | None) -> Profile:
+        """The steps of a profile that was granted; none for a level without one."""
+        return NO_STEPS if profile is None else self.profiles[profile]
 
     def choice_for(self, namespace: NamespaceView, template_labels: Labels) -> Choice:
         """The first rule that matches, else the default."""
