@@ -252,3 +252,14 @@ def policy_text(fields: Mapping[str, object]) -> str:
 def annotations(pod: Json) -> dict[str, str]:
     """The annotations of an object."""
     return dict(pod["metadata"].get("annotations") or {})
+
+
+@contextmanager
+def serving(cp: ControlPlane, policy: Mapping[str, object]) -> Iterator[Installation]:
+    """The product on `cp` with one ready replica and `policy` in force; removed again where nothing went wrong."""
+    installed = Installation(cp)
+    installed.apply()
+    installed.start()
+    installed.change_policy(policy)
+    yield installed
+    installed.remove()

@@ -27,7 +27,6 @@ from app.kube.store import Key, ObjectStore
 
 T = TypeVar("T")
 
-_PAGE = 500
 _TRIES = 3
 _MAX_SHOWN = 100
 _COLUMNS = ("NAMESPACE", "VM", "POD", "NOW", "THEN", "DECIDED-BY")
@@ -207,14 +206,7 @@ class _Reading:
         raise AssertionError("the last try returns or raises")
 
     async def _items(self, resource: Resource, selectors: Mapping[str, str]) -> list[Json]:
-        params: dict[str, str | int | bool] = {"limit": _PAGE, **selectors}
-        items: list[Json] = []
-        while True:
-            page = await self._client.list_page(resource.collection(), params=params, metadata_only=True)
-            items += page.items
-            if not page.continue_token:
-                return items
-            params["continue"] = page.continue_token
+        return await self._client.list_all(resource.collection(), selectors=selectors, metadata_only=True)
 
 
 def _key(item: Json) -> Key:

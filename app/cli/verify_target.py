@@ -13,7 +13,6 @@ from app.kube.pods import NOT_ENDED, running_pod
 from app.kube.resources import BACKUPS, NAMESPACES, PODS, virtual_machine_instances
 
 FROZEN = "frozen"
-_PAGE = 500
 _NO_VELERO = f"{BACKUPS} is not served: Velero is not installed in this cluster"
 
 
@@ -90,21 +89,13 @@ class Reading:
         return instance, path
 
     async def _pod(self, instance: VirtualMachineInstanceView) -> Json:
-        params: dict[str, str | int | bool] = {
-            "labelSelector": self._names.launcher_label,
-            "fieldSelector": NOT_ENDED,
-            "limit": _PAGE,
-        }
+        selectors = {"labelSelector": self._names.launcher_label, "fieldSelector": NOT_ENDED}
+        path = PODS.collection(instance.namespace)
         found: list[str] = []
-        while True:
-            page = await self._client.list_page(PODS.collection(instance.namespace), params=params, metadata_only=True)
-            for item in page.items:
-                pod = running_pod(item, self._names)
-                if pod and isinstance(recognise_running(pod.view, instance, self._names), OwnerReference):
-                    found.append(pod.view.name)
-            if not page.continue_token:
-                break
-            params["continue"] = page.continue_token
+        for item in await self._client.list_all(path, selectors=selectors, metadata_only=True):
+            pod = running_pod(item, self._names)
+            if pod and isinstance(recognise_running(pod.view, instance, self._names), OwnerReference):
+                found.append(pod.view.name)
         whose = f"the VM {instance.namespace}/{instance.name}"
         if len(found) > 1:
             raise Refused(f"{whose} has {len(found)} launcher pods: it migrates; try again when that is over")
@@ -135,19 +126,11 @@ class Reading:
 
     async def _listed(self, namespace: str) -> list[Json]:
         """Velero's backups that can include `namespace`."""
-        params: dict[str, str | int | bool] = {"limit": _PAGE}
-        found: list[Json] = []
-        while True:
-            page = await self._client.list_page(BACKUPS.collection(self._velero), params=params)
-            try:
-                found += [
-                    item for item in page.items if item["metadata"]["name"] and can_include(_spec(item), namespace)
-                ]
-            except (KeyError, TypeError, AttributeError) as error:
-                raise UnreadableAnswer(f"{self._client.server}: the list of {BACKUPS} can't be read") from error
-            if not page.continue_token:
-                return found
-            params["continue"] = page.continue_token
+        listed = await self._client.list_all(BACKUPS.collection(self._velero))
+        try:
+            return [item for item in listed if item["metadata"]["name"] and can_include(_spec(item), namespace)]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UnreadableAnswer(f"{self._client.server}: the list of {BACKUPS} can't be read") from error
 
     async def _check_velero_namespace(self) -> None:
         """A namespace that does not exist has no backups either; a mistyped one would pass every check."""

@@ -30,6 +30,8 @@ _ACCEPT = "application/json"
 _ACCEPT_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _ACCEPT_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _TIMEOUT = 30.0
+_PAGE = 500
+"""Objects for each request of `list_all`."""
 _PING_SECONDS = 10.0
 
 
@@ -129,6 +131,19 @@ class KubeClient:
         if not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
             raise UnreadableAnswer(f"{self.server}: {path} is not a list of objects")
         return Page(items or [], str(metadata["resourceVersion"]), str(metadata.get("continue") or ""))
+
+    async def list_all(
+        self, path: str, *, selectors: Mapping[str, str] | None = None, metadata_only: bool = False
+    ) -> list[Json]:
+        """GET a whole collection, page by page; ApiError 410 where it takes longer than the server keeps the pages."""
+        params: dict[str, str | int | bool] = {"limit": _PAGE, **(selectors or {})}
+        items: list[Json] = []
+        while True:
+            page = await self.list_page(path, params=params, metadata_only=metadata_only)
+            items += page.items
+            if not page.continue_token:
+                return items
+            params["continue"] = page.continue_token
 
     async def post(self, path: str, body: Json, *, params: Params | None = None, timeout: float = _TIMEOUT) -> Json:
         """Create an object in a collection, or send one to a subresource."""

@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias
 import pytest
 
 from tests.controlplane import Client, ControlPlane, make_namespace
-from tests.installation import Installation, Replica
+from tests.installation import Installation, Replica, serving
 
 HERE = Path(__file__).parent
 SetPolicy: TypeAlias = Callable[[str | Mapping[str, object] | None], None]
@@ -45,12 +45,8 @@ DEFAULT_POLICY: Mapping[str, object] = {"default": {"level": "filesystem"}}
 @pytest.fixture(scope="package")
 def installation(control_plane: ControlPlane) -> Iterator[Installation]:
     """The shipped manifests and one ready replica; DEFAULT_POLICY is in force."""
-    installed = Installation(control_plane)
-    installed.apply()
-    installed.start()
-    installed.change_policy(DEFAULT_POLICY)
-    yield installed
-    installed.remove()
+    with serving(control_plane, DEFAULT_POLICY) as installed:
+        yield installed
 
 
 @pytest.fixture(scope="package")
@@ -59,12 +55,8 @@ def apart(request: pytest.FixtureRequest) -> Iterator[Installation]:
     with ControlPlane() as cp:
         cp.install_kubevirt()
         cp.start_virt_controller()
-        installed = Installation(cp)
-        installed.apply()
-        installed.start()
-        installed.change_policy(DEFAULT_POLICY)
-        yield installed
-        installed.remove()
+        with serving(cp, DEFAULT_POLICY) as installed:
+            yield installed
         cp.keep |= request.session.testsfailed > 0
 
 

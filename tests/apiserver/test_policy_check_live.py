@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from app.cli import live
 from tests.apiserver.conftest import NewNamespace, SetPolicy
 from tests.apiserver.pods import LEVEL, decided, foreign, hooks, owner_of, pod_like_a_launcher
 from tests.cli.support import Ran, run, written
@@ -166,7 +165,7 @@ def test_page_by_page(
         client.create(make_vm(vm, namespace))
     for vm in vms:
         launcher_pod(client, vm, namespace)
-    monkeypatch.setattr(live, "_PAGE", 2)
+    monkeypatch.setattr("app.kube.client._PAGE", 2)
 
     told = listed({"rules": [in_namespace(namespace, level="crash")]}, tmp_path, control_plane.kubeconfig, namespace)
 

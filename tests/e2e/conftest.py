@@ -19,7 +19,7 @@ from tests.e2e.s3 import S3
 from tests.e2e.snapshotter import DiskArray
 from tests.e2e.velero import Velero
 from tests.e2e.world import World, Worlds
-from tests.installation import Installation
+from tests.installation import Installation, serving
 
 __all__ = ["hypervisor"]
 
@@ -73,12 +73,8 @@ POLICY: Json = {
 @pytest.fixture(scope="session")
 def installation(cluster: ControlPlane) -> Iterator[Installation]:
     """The product as shipped, with one replica; POLICY is in force."""
-    installed = Installation(cluster)
-    installed.apply()
-    installed.start()
-    installed.change_policy(POLICY)
-    yield installed
-    installed.remove()
+    with serving(cluster, POLICY) as installed:
+        yield installed
 
 
 @pytest.fixture
