@@ -6,9 +6,10 @@ FROM python:${PYTHON}-slim AS build
 WORKDIR /src
 RUN python -m venv --without-pip /opt/vm-consistency
 COPY requirements.txt ./
-# Wheels only: what needs a compiler fails here instead of finding one.
+# The lock is complete, so nothing is resolved. Wheels only: what needs a compiler fails here instead of finding one.
 RUN python -m pip --disable-pip-version-check --no-cache-dir --python /opt/vm-consistency/bin/python \
-    install --no-compile --require-hashes --only-binary :all: -r requirements.txt
+    install --no-compile --no-deps --require-hashes --only-binary :all: -r requirements.txt \
+ && python -m pip --disable-pip-version-check --python /opt/vm-consistency/bin/python check
 COPY LICENSE ./
 COPY app app
 # Copied, not built: a build backend would come with dependencies that nothing here locks.

@@ -1,6 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A lock is complete, so nothing is resolved: what is installed depends neither on the day nor on pip's version.
+# tests/packaging/test_locks.py holds the Dockerfile and the test environments to the same options.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
+COMPILE_LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 # Progress is to be seen as it happens.
 export PYTHONUNBUFFERED := 1
 
@@ -14,26 +18,33 @@ help: ## Show this help
 demo: venv ## Real etcd, kube-apiserver and virt-controller: watch VMs get their hooks, and change them
 	$(BIN)/python -m tests.demo
 
-run: venv certs/tls.crt ## The webhook alone, without a cluster, with the policy of POLICY=FILE
+run: $(VENV)/.runtime certs/tls.crt ## The webhook alone, without a cluster, with the policy of POLICY=FILE
 	VM_CONSISTENCY_HOST=127.0.0.1 $(BIN)/python -m app serve --policy $(or $(POLICY),tests/demo/policy.yaml) --certs certs
 
 request: ## Send the sample AdmissionReview to `make run`
 	curl -sS --cacert certs/ca.crt -H 'Content-Type: application/json' \
 	  --data-binary @tests/data/review.json https://localhost:8443/mutate/pods
 
-certs: venv ## Make self-signed certificates for `make run` in certs/
+certs: $(VENV)/.runtime ## Make self-signed certificates for `make run` in certs/
 	$(BIN)/python -m app.tls certs
 
-certs/tls.crt: | venv
+certs/tls.crt: | $(VENV)/.runtime
 	$(BIN)/python -m app.tls certs
 
 ##@ Develop
 venv: $(VENV)/.installed ## Make the virtual environment from the locked requirements
 
-$(VENV)/.installed: requirements-dev.txt
+# The runtime lock is a subset of the development lock, so both install into one virtual environment.
+$(VENV)/.runtime: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(INSTALL) -r requirements.txt
+	$(BIN)/python -m pip check
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.runtime
+	$(INSTALL) -r requirements-dev.txt
+	$(BIN)/python -m pip check
 	@touch $@
 
 test: venv check ## Static checks, then all tests on the real control plane
@@ -64,10 +75,10 @@ fmt: venv ## Format the code
 bench: venv ## Throughput, latency, start-up, memory and scale against rivals (half an hour)
 	$(BIN)/python -m tests.bench
 
-lock: venv ## Renew requirements.txt and requirements-dev.txt from pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-annotate -o requirements.txt pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-annotate -c requirements.txt -o requirements-dev.txt pyproject.toml --group dev
+lock: venv ## Write all locks after a change of pyproject.toml or a .in file; UPGRADE=1 takes newer versions as well
+	$(COMPILE_LOCK) -o requirements.txt pyproject.toml
+	$(COMPILE_LOCK) -c requirements.txt -o requirements-dev.txt pyproject.toml --group dev
+	for input in $$(git ls-files 'tests/*requirements*.in'); do $(COMPILE_LOCK) -o $${input%.in}.txt $$input; done
 
 ##@ Ship
 image: ## Build the container image
