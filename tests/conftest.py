@@ -1,5 +1,5 @@
 """Fixtures for all tests."""
 
-from tests.controlplane.fixtures import client, control_plane
+from tests.infra.controlplane.fixtures import client, control_plane
 
 __all__ = ["client", "control_plane"]

@@ -15,7 +15,7 @@ from app.core.policy_load import load_policy
 from app.core.policy_schema import built_in_profiles
 from app.core.profiles import Profile, Step
 from tests.cli.support import run, written
-from tests.factories import NAME, NAMESPACE, make_pod
+from tests.infra.factories import NAME, NAMESPACE, make_pod
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs"

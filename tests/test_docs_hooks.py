@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.core.hook_output import Known, read_post_hook, read_pre_hook
-from tests.controlplane.waiting import wait_for
+from tests.infra.controlplane.waiting import wait_for
 from tests.scripts.conftest import HookRunner
 
 PAGE = (Path(__file__).parents[1] / "docs" / "backup-administrators.md").read_text()

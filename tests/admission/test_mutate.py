@@ -18,7 +18,7 @@ from app.core.objects import Facts, OwnerReference
 from app.core.policy import BUILT_IN, Level, Policy, PolicyState, Standing
 from app.core.record import with_record
 from tests.admission.support import SAMPLE, make_request
-from tests.factories import (
+from tests.infra.factories import (
     NAME,
     NAMESPACE,
     RECORDED,

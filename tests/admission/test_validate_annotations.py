@@ -14,7 +14,7 @@ from app.core.constants import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
 from app.core.objects import NamespaceView
 from app.core.policy import Policy, PolicyState, Standing
 from tests.admission.support import LIKE_OBJECTS, StandInPolicy, make_request
-from tests.factories import make_policy
+from tests.infra.factories import make_policy
 
 Object = dict[str, Any]
 SKIP = UPSTREAM.skip_annotation

@@ -14,7 +14,7 @@ from app.core import policy_text as policy_texts
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.core.policy_text import KEY, Parsed, PolicyText
 from tests.admission.support import LIKE_OBJECTS, StandInPolicy, make_request
-from tests.factories import policy_text
+from tests.infra.factories import policy_text
 
 Object = dict[str, Any]
 SPACE, POLICY = "vm-consistency", "vm-consistency-policy"

@@ -16,8 +16,8 @@ from typing import Protocol, TypeAlias
 
 import pytest
 
-from tests.controlplane import Client, ControlPlane, make_namespace
-from tests.installation import Installation, Replica, serving
+from tests.infra.controlplane import Client, ControlPlane, make_namespace
+from tests.infra.installation import Installation, Replica, serving
 
 HERE = Path(__file__).parent
 SetPolicy: TypeAlias = Callable[[str | Mapping[str, object] | None], None]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tests.apiserver.pods import LEVEL
-from tests.controlplane import VIRT_CONTROLLER, ControlPlane, Json, launcher_pod, make_vm, wait_for
-from tests.installation import NAME, Installation
+from tests.infra.controlplane import VIRT_CONTROLLER, ControlPlane, Json, launcher_pod, make_vm, wait_for
+from tests.infra.installation import NAME, Installation
 
 _FAILED_OPEN = "failed-open.mutation.webhook.admission.k8s.io/"
 

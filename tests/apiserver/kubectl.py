@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import yaml
 
-from tests.controlplane import ApiError, ControlPlane, Json, wait_for
-from tests.controlplane.build import ensure_all
-from tests.installation import NAMESPACE, POLICY, Installation
+from tests.infra.controlplane import ApiError, ControlPlane, Json, wait_for
+from tests.infra.controlplane.build import ensure_all
+from tests.infra.installation import NAMESPACE, POLICY, Installation
 
 PREFIX = "Warning: vm-consistency: "
 

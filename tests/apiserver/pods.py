@@ -5,8 +5,8 @@ import secrets
 from collections.abc import Mapping
 
 from app.core.constants import HOOK_KEYS, RECORD_KEYS
-from tests.controlplane import Json
-from tests.installation import annotations
+from tests.infra.controlplane import Json
+from tests.infra.installation import annotations
 
 PRE, POST = "pre.hook.backup.velero.io/", "post.hook.backup.velero.io/"
 LEGACY = "hook.backup.velero.io/"

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.apiserver.pods import pod_like_a_launcher
-from tests.controlplane import Client, wait_for
-from tests.installation import NAME, Installation, Replica
+from tests.infra.controlplane import Client, wait_for
+from tests.infra.installation import NAME, Installation, Replica
 
 WEBHOOK = "pods.vm-consistency.io"
 _REVIEWS = "vm_consistency_admission_seconds_count"

@@ -12,8 +12,8 @@ from app.core.profiles import NO_STEPS
 from tests.apiserver.conftest import SetPolicy
 from tests.apiserver.pods import LEVEL, POST, PRE, PROFILE, decided, hooks
 from tests.apiserver.touching import Toucher
-from tests.controlplane import Client, Json, launcher_pod, make_migration, make_vm, run_stand_in_guest, wait_for
-from tests.installation import Installation, Replica, annotations
+from tests.infra.controlplane import Client, Json, launcher_pod, make_migration, make_vm, run_stand_in_guest, wait_for
+from tests.infra.installation import Installation, Replica, annotations
 
 OWN = {"quiesce": [{"name": "lock", "run": "true"}], "resume": [{"name": "unlock", "run": "true"}]}
 

@@ -16,13 +16,13 @@ from app.kube import velero
 from app.kube.client import KubeClient
 from tests.apiserver.conftest import SetPolicy
 from tests.apiserver.pods import LEVEL
-from tests.apiserver.velero import StandInVelero
 from tests.cli.support import Ran, run
-from tests.controlplane import Client, ControlPlane, Json, launcher_pod, make_namespace, make_vm, set_pod_running
-from tests.controlplane.velero import install_velero_crds
 from tests.core.test_backup_report import argv
 from tests.core.velero_log import DONE, NO_AGENT, VeleroLog
-from tests.object_store import StandInStore, archive, log_file
+from tests.infra.controlplane import Client, ControlPlane, Json, launcher_pod, make_namespace, make_vm, set_pod_running
+from tests.infra.controlplane.velero import install_velero_crds
+from tests.infra.stand_ins.object_store import StandInStore, archive, log_file
+from tests.infra.stand_ins.velero import StandInVelero
 
 COMPLETED: Json = {"phase": "Completed", "hookStatus": {"hooksAttempted": 4}}
 

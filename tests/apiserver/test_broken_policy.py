@@ -6,8 +6,8 @@ import pytest
 
 from tests.apiserver.conftest import SetPolicy
 from tests.apiserver.pods import decided, hooks, kubevirt_hooks, owner_of, pod_like_a_launcher, record
-from tests.controlplane import Client, launcher_pod, make_vm, wait_for
-from tests.installation import LAST_GOOD, NAMESPACE, Installation, Replica, policy_text
+from tests.infra.controlplane import Client, launcher_pod, make_vm, wait_for
+from tests.infra.installation import LAST_GOOD, NAMESPACE, Installation, Replica, policy_text
 
 GOOD = {"default": {"level": "crash"}}
 BROKEN = policy_text({"default": {"level": "bulletproof"}, "rules": [{"name": "empty", "match": {}, "level": "crash"}]})

@@ -6,8 +6,8 @@ import pytest
 
 from tests.apiserver.conftest import NewNamespace, SetPolicy
 from tests.apiserver.pods import LEVEL, SKIP, decided, hooks, hooks_of, owner_of, pod_like_a_launcher
-from tests.controlplane import Client, Json, launcher_pod, make_vm, make_vmi, wait_for
-from tests.installation import Installation, Replica
+from tests.infra.controlplane import Client, Json, launcher_pod, make_vm, make_vmi, wait_for
+from tests.infra.installation import Installation, Replica
 
 
 def _switch(client: Client, skip: str | None) -> None:

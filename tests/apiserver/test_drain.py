@@ -10,8 +10,8 @@ import pytest
 
 from tests.apiserver.pods import LEVEL, decided, owner_of, pod_like_a_launcher
 from tests.apiserver.routing import failed_open, lead_to
-from tests.controlplane import Client, Json, launcher_pod, make_vm, wait_for
-from tests.installation import Installation, Replica
+from tests.infra.controlplane import Client, Json, launcher_pod, make_vm, wait_for
+from tests.infra.installation import Installation, Replica
 
 DRAIN_SECONDS = 2.0
 CREATORS = 4

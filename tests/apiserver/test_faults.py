@@ -13,9 +13,9 @@ import pytest
 from tests.apiserver.creation import start_vm, timeout_of
 from tests.apiserver.pods import PRE, decided, hooks, kubevirt_hooks, owner_of, pod_like_a_launcher, record
 from tests.apiserver.routing import failed_open, lead_astray, lead_to
-from tests.apiserver.stand_in import Answer, StandInWebhook, allowing, installed_ca, other_ca, patching
-from tests.controlplane import ApiError, Json, launcher_pod, make_vm
-from tests.installation import Installation
+from tests.infra.controlplane import ApiError, Json, launcher_pod, make_vm
+from tests.infra.installation import Installation
+from tests.infra.stand_ins.webhook import Answer, StandInWebhook, allowing, installed_ca, other_ca, patching
 
 SLOW = 15.0
 MARGIN = 1.0

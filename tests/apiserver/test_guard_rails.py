@@ -28,7 +28,7 @@ from tests.apiserver.pods import (
     pod_like_a_launcher,
     record,
 )
-from tests.controlplane import (
+from tests.infra.controlplane import (
     ApiError,
     Client,
     ControlPlane,
@@ -42,7 +42,7 @@ from tests.controlplane import (
     stand_in_node,
     wait_for,
 )
-from tests.installation import Replica, annotations
+from tests.infra.installation import Replica, annotations
 
 MANAGED = "vm-consistency.io/managed"
 EPHEMERAL = "kubevirt.io/ephemeral-provisioning"

@@ -25,8 +25,8 @@ from tests.apiserver.pods import (
     kubevirt_hooks,
     record,
 )
-from tests.controlplane import Client, Json, launcher_pod, make_vm
-from tests.installation import Replica, annotations
+from tests.infra.controlplane import Client, Json, launcher_pod, make_vm
+from tests.infra.installation import Replica, annotations
 
 MISSPELT = {PRE + "on-error": "fail", POST + "on-error": "continue ", POST + "timeout": "60"}
 """What Velero takes for no timeout at all and an unknown on-error."""

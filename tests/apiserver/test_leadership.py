@@ -8,7 +8,7 @@ import pytest
 from app.core.constants import POLICY_ACCEPTED, POLICY_ERROR, POLICY_STATE, POLICY_TIME
 from tests.apiserver.pods import LEVEL, POST, decided, hooks, pod_like_a_launcher
 from tests.apiserver.routing import lead_astray, lead_to
-from tests.controlplane import (
+from tests.infra.controlplane import (
     Client,
     ControlPlane,
     Json,
@@ -18,7 +18,7 @@ from tests.controlplane import (
     run_stand_in_guest,
     wait_for,
 )
-from tests.installation import NAMESPACE, POLICY, Installation, Replica, annotations
+from tests.infra.installation import NAMESPACE, POLICY, Installation, Replica, annotations
 
 AGENT_GRACE = 2
 GRACE = 3

@@ -6,8 +6,8 @@ from typing import Any
 from tests.apiserver.conftest import NewNamespace
 from tests.apiserver.pods import LEVEL, SKIP, decided, filesystem_hooks, hooks, owner_of, pod_like_a_launcher
 from tests.apiserver.routing import WEBHOOK, failed_open
-from tests.controlplane import Client, Json, launcher_pod, make_vm, wait_for
-from tests.installation import LAST_GOOD, NAMESPACE, POLICY, WEBHOOK_USER, Installation, Replica
+from tests.infra.controlplane import Client, Json, launcher_pod, make_vm, wait_for
+from tests.infra.installation import LAST_GOOD, NAMESPACE, POLICY, WEBHOOK_USER, Installation, Replica
 
 VMS = 200
 CREATORS = 16

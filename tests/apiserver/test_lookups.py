@@ -9,9 +9,9 @@ import pytest
 from tests.apiserver.creation import start_vm, timeout_of
 from tests.apiserver.pods import LEVEL, PRE, decided, hooks, kubevirt_hooks, owner_of, pod_like_a_launcher, record
 from tests.apiserver.routing import lead_to
-from tests.controlplane import ControlPlane, launcher_pod, make_vm, wait_for
-from tests.installation import NAME, NAMESPACE, Installation, Replica, annotations
-from tests.line import Line
+from tests.infra.controlplane import ControlPlane, launcher_pod, make_vm, wait_for
+from tests.infra.installation import NAME, NAMESPACE, Installation, Replica, annotations
+from tests.infra.tcp_line import Line
 
 BLIND = "blind"
 DEADLINE = 1.0

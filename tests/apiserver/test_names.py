@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pytest
 
 from tests.apiserver.pods import EXCLUDED, KUBEVIRT_KEYS, decided, filesystem_hooks, hooks
-from tests.controlplane import Json, launcher_pod, make_namespace, make_vm, make_vmi
-from tests.installation import Installation
+from tests.infra.controlplane import Json, launcher_pod, make_namespace, make_vm, make_vmi
+from tests.infra.installation import Installation
 
 # 238 is the most: generateName of the pod, virt-launcher-NAME-, has to fit into 253 characters.
 NAMES = {

@@ -20,7 +20,7 @@ from tests.apiserver.pods import (
     pod_like_a_launcher,
     record,
 )
-from tests.controlplane import (
+from tests.infra.controlplane import (
     Client,
     ControlPlane,
     Json,
@@ -33,7 +33,7 @@ from tests.controlplane import (
     stand_in_waiting_data_volume,
     wait_for,
 )
-from tests.installation import annotations
+from tests.infra.installation import annotations
 
 ANYTHING = {PRE + "command": "freeze", POST + "on-error": "fail", EFFECTIVE_LEVEL: "crash", "example.com/a": "b"}
 """Annotations that would not stay on a launcher pod."""

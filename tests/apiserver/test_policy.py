@@ -20,8 +20,8 @@ from tests.apiserver.pods import (
     pod_like_a_launcher,
     record,
 )
-from tests.controlplane import Client, Json, launcher_pod, make_vm, wait_for
-from tests.installation import Installation, Replica, annotations
+from tests.infra.controlplane import Client, Json, launcher_pod, make_vm, wait_for
+from tests.infra.installation import Installation, Replica, annotations
 
 
 def _seconds_until(client: Client, pod: Json, level: str) -> float:

@@ -9,8 +9,8 @@ import pytest
 from tests.apiserver.conftest import NewNamespace, SetPolicy
 from tests.apiserver.pods import LEVEL, decided, foreign, hooks, owner_of, pod_like_a_launcher
 from tests.cli.support import Ran, run, written
-from tests.controlplane import Client, ControlPlane, Json, launcher_pod, make_vm, make_vmi, wait_for
-from tests.installation import policy_text
+from tests.infra.controlplane import Client, ControlPlane, Json, launcher_pod, make_vm, make_vmi, wait_for
+from tests.infra.installation import policy_text
 
 MANAGED = "vm-consistency.io/managed"
 READ = {

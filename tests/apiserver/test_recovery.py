@@ -6,8 +6,17 @@ import pytest
 
 from tests.apiserver.pods import LEVEL, SKIP, decided, hooks, owner_of, pod_like_a_launcher
 from tests.apiserver.routing import failed_open
-from tests.controlplane import Client, ControlPlane, Json, launcher_pod, make_namespace, make_vm, make_vmi, wait_for
-from tests.installation import Installation, Replica
+from tests.infra.controlplane import (
+    Client,
+    ControlPlane,
+    Json,
+    launcher_pod,
+    make_namespace,
+    make_vm,
+    make_vmi,
+    wait_for,
+)
+from tests.infra.installation import Installation, Replica
 
 STORES = ("namespaces", "virtualmachines", "virtualmachineinstances", "kubevirts")
 

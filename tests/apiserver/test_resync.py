@@ -12,8 +12,8 @@ from tests.apiserver.conftest import DEFAULT_POLICY
 from tests.apiserver.pods import LEVEL, POST, PRE, decided, filesystem_hooks, hooks, kubevirt_hooks
 from tests.apiserver.routing import lead_to, unregistered
 from tests.apiserver.touching import Toucher
-from tests.controlplane import ControlPlane, Json, launcher_pod, make_namespace, make_vm, wait_for
-from tests.installation import NAMESPACE, WEBHOOK_USER, Installation, Replica, annotations, policy_text
+from tests.infra.controlplane import ControlPlane, Json, launcher_pod, make_namespace, make_vm, wait_for
+from tests.infra.installation import NAMESPACE, WEBHOOK_USER, Installation, Replica, annotations, policy_text
 
 TOUCHES = 20
 QUIET_SECONDS = 3.0

@@ -20,8 +20,8 @@ from tests.apiserver.pods import (
     record,
 )
 from tests.apiserver.touching import Toucher
-from tests.controlplane import Client, ControlPlane, Json, launcher_pod, make_vm, wait_for
-from tests.installation import WEBHOOK_USER, Installation, Replica, annotations
+from tests.infra.controlplane import Client, ControlPlane, Json, launcher_pod, make_vm, wait_for
+from tests.infra.installation import WEBHOOK_USER, Installation, Replica, annotations
 
 SOON = 2.0
 """Seconds within which a change at one VM must have reached its pod; one of the policy reaches hundreds."""

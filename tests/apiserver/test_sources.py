@@ -7,8 +7,17 @@ import pytest
 
 from tests.apiserver.conftest import DEFAULT_POLICY
 from tests.apiserver.pods import LEVEL, PROFILE, SKIP, decided, hooks, hooks_of
-from tests.controlplane import Client, Json, launcher_pod, make_namespace, make_vm, make_vm_pool, make_vmi, wait_for
-from tests.installation import Installation
+from tests.infra.controlplane import (
+    Client,
+    Json,
+    launcher_pod,
+    make_namespace,
+    make_vm,
+    make_vm_pool,
+    make_vmi,
+    wait_for,
+)
+from tests.infra.installation import Installation
 
 POLICY = {
     "default": {"level": "filesystem"},

@@ -23,8 +23,8 @@ from tests.apiserver.pods import (
     hooks,
     record,
 )
-from tests.controlplane import Client, ControlPlane, Json, bind_pod, launcher_pod, make_vm, stand_in_node
-from tests.installation import annotations
+from tests.infra.controlplane import Client, ControlPlane, Json, bind_pod, launcher_pod, make_vm, stand_in_node
+from tests.infra.installation import annotations
 
 EVIL = '["/bin/sh", "-c", "id"]'
 FORGED = with_record({PRE + "command": EVIL, PRE + "container": "compute"}, Level.APPLICATION, "oracle", "vm")

@@ -7,8 +7,8 @@ import pytest
 from tests.apiserver.conftest import NewNamespace, SetPolicy
 from tests.apiserver.kubectl import kubectl, validate_again
 from tests.apiserver.pods import LEVEL, PROFILE, SKIP
-from tests.controlplane import Client, make_namespace, make_vm
-from tests.installation import Installation, annotations
+from tests.infra.controlplane import Client, make_namespace, make_vm
+from tests.infra.installation import Installation, annotations
 
 MANAGED = "vm-consistency.io/managed"
 GUARDED = {

@@ -8,8 +8,8 @@ from app.core.policy_text import parse
 from tests.apiserver.conftest import NewNamespace, SetPolicy
 from tests.apiserver.kubectl import kubectl, policy_config_map, validate_again
 from tests.apiserver.pods import LEVEL
-from tests.controlplane import ApiError, Client, wait_for
-from tests.installation import NAMESPACE, POLICY, Installation, Replica, annotations, policy_text
+from tests.infra.controlplane import ApiError, Client, wait_for
+from tests.infra.installation import NAMESPACE, POLICY, Installation, Replica, annotations, policy_text
 
 GOOD = policy_text({"default": {"level": "crash"}})
 BROKEN = policy_text(

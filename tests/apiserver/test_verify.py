@@ -10,7 +10,7 @@ import pytest
 from tests.apiserver.conftest import SetPolicy
 from tests.apiserver.pods import owner_of, pod_like_a_launcher
 from tests.cli.support import Ran, run
-from tests.controlplane import (
+from tests.infra.controlplane import (
     Client,
     ControlPlane,
     launcher_pods,
@@ -20,8 +20,8 @@ from tests.controlplane import (
     run_stand_in_guest,
     wait_for,
 )
-from tests.controlplane.velero import install_velero_crds
-from tests.installation import annotations
+from tests.infra.controlplane.velero import install_velero_crds
+from tests.infra.installation import annotations
 
 NODE = "verify-node"
 LEVEL = "vm-consistency.io/level"

@@ -6,8 +6,8 @@ import pytest
 
 from tests.apiserver.conftest import NewNamespace
 from tests.apiserver.pods import LEVEL, PROFILE, SKIP, decided, owner_of, pod_like_a_launcher
-from tests.controlplane import Client, Json, launcher_pod, make_vm, wait_for
-from tests.installation import Replica
+from tests.infra.controlplane import Client, Json, launcher_pod, make_vm, wait_for
+from tests.infra.installation import Replica
 
 MANAGED = "vm-consistency.io/managed"
 

@@ -5,8 +5,17 @@ import pytest
 from app.core.constants import LEVEL
 from tests.apiserver.conftest import DEFAULT_POLICY
 from tests.apiserver.pods import EFFECTIVE_LEVEL, owner_of, pod_like_a_launcher
-from tests.controlplane import Client, ControlPlane, Json, launcher_pod, make_namespace, make_vm, make_vmi, wait_for
-from tests.installation import WEBHOOK_USER, Installation, Replica, annotations
+from tests.infra.controlplane import (
+    Client,
+    ControlPlane,
+    Json,
+    launcher_pod,
+    make_namespace,
+    make_vm,
+    make_vmi,
+    wait_for,
+)
+from tests.infra.installation import WEBHOOK_USER, Installation, Replica, annotations
 
 WEBHOOK = "pods.vm-consistency.io"
 PLACE = "whole-run"

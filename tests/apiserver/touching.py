@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from tests.controlplane import VIRT_CONTROLLER, ControlPlane, Json, launcher_pod, wait_for
+from tests.infra.controlplane import VIRT_CONTROLLER, ControlPlane, Json, launcher_pod, wait_for
 
 
 class Toucher:

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, field
 from tests.bench.clocks import resident
 from tests.bench.rivals import Load
 from tests.bench.stage import GO, LIMIT, NONE, OURS, POLICY, POLICY_AGAIN, Stage
-from tests.controlplane.progress import say
+from tests.infra.controlplane.progress import say
 
 DIRECT = (OURS, GO, LIMIT)
 CREATES = (NONE, LIMIT, OURS, POLICY, POLICY_AGAIN, GO)

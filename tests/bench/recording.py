@@ -4,9 +4,9 @@ import json
 from copy import deepcopy
 from dataclasses import dataclass
 
-from tests.controlplane import Client, ControlPlane, launcher_pod, make_namespace, make_vm, wait_for
-from tests.controlplane.client import Json
-from tests.manifests.recorder import RecordingWebhook
+from tests.infra.controlplane import Client, ControlPlane, launcher_pod, make_namespace, make_vm, wait_for
+from tests.infra.controlplane.client import Json
+from tests.infra.stand_ins.recording_webhook import RecordingWebhook
 
 NAMESPACE = "bench"
 VM = "postgres-primary"

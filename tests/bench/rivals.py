@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.clocks import Clocks
-from tests.controlplane.build import Part, ensure
+from tests.infra.controlplane.build import Part, ensure
 
 RIVALS = Part(
     "rivals",

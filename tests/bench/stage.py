@@ -19,13 +19,13 @@ from app.core.constants import EFFECTIVE_LEVEL, HOOKS_DIGEST
 from app.tls.x509 import Authority, new_leaf, read_certificates, read_key
 from tests.bench.recording import NAMESPACE, Recording, compact, record
 from tests.bench.rivals import RIVALS, Load, Target
-from tests.controlplane import Client, ControlPlane, Port, Process, make_namespace, wait_for
-from tests.controlplane.build import ensure
-from tests.controlplane.client import Json
-from tests.controlplane.processes import accepts
-from tests.controlplane.progress import say
-from tests.installation import NAME, Installation
-from tests.installation import NAMESPACE as OWN_NAMESPACE
+from tests.infra.controlplane import Client, ControlPlane, Port, Process, make_namespace, wait_for
+from tests.infra.controlplane.build import ensure
+from tests.infra.controlplane.client import Json
+from tests.infra.controlplane.processes import accepts
+from tests.infra.controlplane.progress import say
+from tests.infra.installation import NAME, Installation
+from tests.infra.installation import NAMESPACE as OWN_NAMESPACE
 
 NONE = "no admission"
 OURS = "vm-consistency"

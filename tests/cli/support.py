@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from app.cli.main import cli
-from tests.kube.stand_in import StandInServer
+from tests.infra.stand_ins.api_server import StandInServer
 
 
 class Ran:

@@ -11,7 +11,7 @@ import pytest
 
 from app import __version__
 from tests.cli.support import run, written
-from tests.factories import make_pod, policy_text
+from tests.infra.factories import make_pod, policy_text
 
 HEAVY = {"kubernetes", "aiohttp", "fastapi", "starlette", "uvicorn", "cryptography", "prometheus_client"}
 PROGRAM = """

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.cli.support import run, written
-from tests.factories import policy_text
+from tests.infra.factories import policy_text
 
 GOOD = policy_text(default={"level": "filesystem"})
 BAD = """\

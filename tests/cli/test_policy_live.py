@@ -10,8 +10,18 @@ from app.core.constants import LEVEL
 from app.core.policy import Level
 from app.core.record import with_record
 from tests.cli.support import Ran, kubeconfig, run, served, written
-from tests.factories import NAME, NAMESPACE, UID, decide_pod, make_facts, make_owner, make_pod, make_policy, policy_text
-from tests.kube.stand_in import Reply, Request, StandInServer, listed
+from tests.infra.factories import (
+    NAME,
+    NAMESPACE,
+    UID,
+    decide_pod,
+    make_facts,
+    make_owner,
+    make_pod,
+    make_policy,
+    policy_text,
+)
+from tests.infra.stand_ins.api_server import Reply, Request, StandInServer, listed
 
 Object = dict[str, Any]
 PODS, NAMESPACES = "/api/v1/pods", "/api/v1/namespaces"

@@ -9,7 +9,7 @@ import pytest
 
 from app.core.constants import LEVEL
 from tests.cli.support import Ran, run, written
-from tests.factories import NAME, NAMESPACE, RECORDED, make_owner, make_pod, policy_text
+from tests.infra.factories import NAME, NAMESPACE, RECORDED, make_owner, make_pod, policy_text
 from tests.server.support import Endpoint, make_review, patched
 
 Object = dict[str, Any]

@@ -23,9 +23,9 @@ from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 from app.core.record import with_record
 from tests.cli.support import Ran, kubeconfig, run, served, written
-from tests.factories import NAME, NAMESPACE, UID, make_owner, make_pod
-from tests.kube.stand_in import Json, Reply, Request, StandInServer, listed
-from tests.kube.stand_in_exec import Terminal
+from tests.infra.factories import NAME, NAMESPACE, UID, make_owner, make_pod
+from tests.infra.stand_ins.api_server import Json, Reply, Request, StandInServer, listed
+from tests.infra.stand_ins.exec_server import Terminal
 from tests.kube.support import eventually
 
 Does = Callable[[Terminal], Awaitable[None]]

@@ -25,8 +25,8 @@ from app.kube.pods import PodIndex, RunningPod, running_pod
 from app.kube.resources import PODS
 from app.kube.store import Key, ObjectStore
 from app.server.metrics import Metrics
-from tests.controllers.stand_in import StandInApi
-from tests.factories import NAMESPACE, decide_pod, make_facts, make_owner, make_pod, patched, policy_text
+from tests.infra.factories import NAMESPACE, decide_pod, make_facts, make_owner, make_pod, patched, policy_text
+from tests.infra.stand_ins.api_objects import StandInApi
 
 LAG = 0.01
 """Seconds until the watch brings a change."""

@@ -11,7 +11,7 @@ from app.kube.client import ApiError, Json
 from app.kube.resources import Resource
 from app.tls.serving import ServingContext
 from app.tls.x509 import new_ca, new_leaf
-from tests.controllers.stand_in import StandInApi
+from tests.infra.stand_ins.api_objects import StandInApi
 from tests.tls.material import NAMES
 
 NAME = "vm-consistency"

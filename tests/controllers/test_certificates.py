@@ -13,7 +13,7 @@ from app.kube.client import ApiError, ApiUnavailable, Json
 from app.tls.authority import KeyMaterial
 from app.tls.serving import ServingContext
 from app.tls.x509 import LEAF_LIFETIME, ca_certificates, new_ca, new_leaf
-from tests.controllers.stand_in import StandInApi
+from tests.infra.stand_ins.api_objects import StandInApi
 from tests.tls.material import DAY, NAMES
 
 NAMESPACE, NAME = "vm-consistency", "vm-consistency-certs"

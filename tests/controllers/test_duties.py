@@ -19,8 +19,8 @@ from app.kube.lookup import StoreFacts
 from app.kube.pods import NOT_ENDED
 from app.server.metrics import Metrics
 from app.settings import Settings
-from tests.factories import NAME, NAMESPACE, UID, decide_pod, make_facts, make_pod, patched, policy_text
-from tests.kube.stand_in import Json, Reply, Request, StandInServer, listed
+from tests.infra.factories import NAME, NAMESPACE, UID, decide_pod, make_facts, make_pod, patched, policy_text
+from tests.infra.stand_ins.api_server import Json, Reply, Request, StandInServer, listed
 from tests.kube.support import eventually, plain_client
 
 PODS, INSTANCES = "/api/v1/pods", "/apis/kubevirt.io/v1/virtualmachineinstances"

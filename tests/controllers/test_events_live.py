@@ -15,8 +15,8 @@ from app.core.constants import POLICY_ACCEPTED, POLICY_STATE
 from app.kube.client import KubeClient
 from app.settings import Settings
 from tests.controllers.test_real_api import connections_closed, until
-from tests.controlplane import ControlPlane, Json, make_namespace, make_vmi
-from tests.installation import NAME, NAMESPACE, POLICY, Installation, policy_text
+from tests.infra.controlplane import ControlPlane, Json, make_namespace, make_vmi
+from tests.infra.installation import NAME, NAMESPACE, POLICY, Installation, policy_text
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from app.kube.pods import PodIndex, RunningPod, running_pod
 from app.kube.store import ObjectStore
 from tests.controllers.no_time import in_no_time
 from tests.controllers.pods_stand_in import Recorder
-from tests.factories import NAMESPACE, make_owner, make_pod
+from tests.infra.factories import NAMESPACE, make_owner, make_pod
 
 GRACE = 300
 

@@ -11,8 +11,8 @@ import pytest
 from app.controllers.leader import Leader, new_identity
 from app.controllers.lease import LeaseTimings
 from app.kube.client import ApiError, ApiUnavailable, Json
-from tests.clock import Clock
-from tests.controllers.stand_in import StandInApi
+from tests.infra.clock import Clock
+from tests.infra.stand_ins.api_objects import StandInApi
 from tests.kube.support import eventually
 
 NAMESPACE = NAME = "vm-consistency"

@@ -11,8 +11,8 @@ from app.controllers.leader import Leader
 from app.controllers.lease import LeaseTimings
 from app.kube.client import KubeClient
 from tests.controllers.test_real_api import connections_closed, until
-from tests.controlplane import ControlPlane, Json
-from tests.installation import NAME, NAMESPACE, Installation
+from tests.infra.controlplane import ControlPlane, Json
+from tests.infra.installation import NAME, NAMESPACE, Installation
 
 EMPTY: Json = {
     "apiVersion": "coordination.k8s.io/v1",

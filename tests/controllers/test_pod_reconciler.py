@@ -26,7 +26,7 @@ from app.kube.client import ApiError, ApiUnavailable, KubeClient, KubeError
 from app.kube.store import ObjectStore
 from tests.controllers.no_time import in_no_time
 from tests.controllers.pods_stand_in import Cluster, rest
-from tests.factories import NAMESPACE, make_policy
+from tests.infra.factories import NAMESPACE, make_policy
 
 CRASH: dict[str, Any] = {"default": {"level": "crash"}}
 FILESYSTEM: dict[str, Any] = {"default": {"level": "filesystem"}}

@@ -30,7 +30,7 @@ from app.core.text import MAX_LINE
 from app.kube.pods import RunningPod, running_pod
 from app.server.metrics import Metrics
 from tests.controllers.pods_stand_in import Recorder
-from tests.factories import NAME, NAMESPACE, UID, annotations_after, decide_pod, make_facts, make_pod, make_policy
+from tests.infra.factories import NAME, NAMESPACE, UID, annotations_after, decide_pod, make_facts, make_pod, make_policy
 
 CRASH = make_policy(default={"level": "crash"})
 KEY = (NAMESPACE, "pod")

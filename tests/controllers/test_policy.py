@@ -16,7 +16,7 @@ from app.core.policy import Standing
 from app.core.policy_text import KEY
 from app.kube.client import ApiError, ApiUnavailable, Json, KubeClient, KubeError, Page
 from app.settings import Settings
-from tests.factories import policy_text
+from tests.infra.factories import policy_text
 
 GOOD, OTHER = policy_text(default={"level": "crash"}), policy_text(default={"level": "filesystem"})
 BAD = "mode: none"

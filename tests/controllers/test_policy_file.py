@@ -11,7 +11,7 @@ from app.controllers.policy_file import PolicyFile
 from app.controllers.policy_keeper import PolicyKeeper
 from app.core.policy import Standing
 from app.core.policy_text import Parsed, parse
-from tests.factories import policy_text
+from tests.infra.factories import policy_text
 
 GOOD = policy_text(default={"level": "crash"}).encode()
 LATIN_1 = b"# f\xfcr alle\n" + GOOD

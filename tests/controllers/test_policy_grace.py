@@ -4,8 +4,8 @@ import pytest
 
 from app.controllers.policy_keeper import PolicyKeeper
 from app.core.policy import BUILT_IN, Standing
-from tests.clock import Clock
-from tests.factories import policy_text
+from tests.infra.clock import Clock
+from tests.infra.factories import policy_text
 
 CRASH = policy_text(default={"level": "crash"})
 

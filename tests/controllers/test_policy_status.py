@@ -12,8 +12,8 @@ from app.controllers.policy_status import PolicyStatus
 from app.core.constants import POLICY_ACCEPTED, POLICY_ERROR, POLICY_STATE, POLICY_TIME
 from app.core.policy_text import KEY
 from app.kube.client import ApiError, Json
-from tests.controllers.stand_in import StandInApi
-from tests.factories import policy_text
+from tests.infra.factories import policy_text
+from tests.infra.stand_ins.api_objects import StandInApi
 
 NAMESPACE, NAME = "vm-consistency", "vm-consistency-policy"
 PATH = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{NAME}"

@@ -17,8 +17,8 @@ from app.kube.client import JSON_PATCH, ApiError, KubeClient
 from app.kube.resources import MUTATING_WEBHOOKS, SECRETS
 from app.tls.serving import ServingContext
 from app.tls.x509 import ca_certificates
-from tests.controlplane import ControlPlane, Json
-from tests.installation import NAME, NAMESPACE, WEBHOOK_USER, Installation
+from tests.infra.controlplane import ControlPlane, Json
+from tests.infra.installation import NAME, NAMESPACE, WEBHOOK_USER, Installation
 from tests.tls.https import LOOPBACK, server
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import pytest
 from app.controllers import restraint
 from app.controllers.restraint import Gate, Rate, Restraint
 from app.kube.client import ApiError, ApiUnavailable
-from tests.clock import Clock
+from tests.infra.clock import Clock
 
 
 async def test_no_rate_is_no_limit() -> None:

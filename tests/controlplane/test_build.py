@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.controlplane import build
-from tests.controlplane.build import PARTS, Part, ensure, ensure_all
-from tests.controlplane.progress import BuildError
+from tests.infra.controlplane import build
+from tests.infra.controlplane.build import PARTS, Part, ensure, ensure_all
+from tests.infra.controlplane.progress import BuildError
 
 
 @pytest.fixture

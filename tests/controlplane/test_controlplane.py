@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.controlplane import (
+from tests.infra.controlplane import (
     VIRT_CONTROLLER,
     ApiError,
     Client,
@@ -27,7 +27,7 @@ from tests.controlplane import (
     stand_in_waiting_data_volume,
     wait_for,
 )
-from tests.controlplane.fixtures import kubevirt_cluster
+from tests.infra.controlplane.fixtures import kubevirt_cluster
 
 NAMESPACE = "control-plane-itself"
 
@@ -162,7 +162,7 @@ def test_a_second_control_plane_is_apart_and_survives_the_death_of_its_parts(cli
 def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import sys, time, pathlib, threading\n"
-        "from tests.controlplane import Process\n"
+        "from tests.infra.controlplane import Process\n"
         "def start():\n"
         "    child = Process('sleep', ['sleep', '600'], pathlib.Path(sys.argv[1]), ready=lambda: True).start()\n"
         "    print(child.pid, flush=True)\n"

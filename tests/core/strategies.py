@@ -10,7 +10,16 @@ from app.core.objects import Facts
 from app.core.policy import Hooks, Level, Policy
 from app.core.profiles import Profile, Step
 from app.core.record import with_record
-from tests.factories import KUBEVIRT, NAME, NAMESPACE, make_bare_facts, make_facts, make_owner, make_pod, make_policy
+from tests.infra.factories import (
+    KUBEVIRT,
+    NAME,
+    NAMESPACE,
+    make_bare_facts,
+    make_facts,
+    make_owner,
+    make_pod,
+    make_policy,
+)
 
 FREE_TEXT = st.text(max_size=12)
 """No half surrogate pairs: JSON as the API server reads it has none."""

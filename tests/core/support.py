@@ -5,7 +5,7 @@ from app.core.launcher import PodView
 from app.core.objects import Facts
 from app.core.policy import BUILT_IN, Policy
 from app.core.selection import Refused, Selection, select_level
-from tests.factories import KUBEVIRT, make_facts, make_pod, view
+from tests.infra.factories import KUBEVIRT, make_facts, make_pod, view
 
 NO_VM = Facts(make_facts().namespace)
 """Neither instance nor VM can be found."""

@@ -26,7 +26,7 @@ from app.core.hooks import kubevirt_hooks
 from app.core.launcher import NotLauncher, recognise
 from app.core.policy import BUILT_IN, Level, PolicyState, Standing
 from app.core.record import is_intact, with_record
-from tests.factories import (
+from tests.infra.factories import (
     KUBEVIRT,
     NAME,
     NAMESPACE,

@@ -9,7 +9,7 @@ from app.core.objects import Facts
 from app.core.policy import Level, Policy
 from app.core.selection import Refused, Selection, select_level
 from tests.core.support import NO_VM, launcher, refused, select
-from tests.factories import make_bare_facts, make_facts, make_pod, make_policy, view
+from tests.infra.factories import make_bare_facts, make_facts, make_pod, make_policy, view
 
 HANDS_OFF = {MANAGED: "false"}
 HANDS_ON = {MANAGED: "true"}

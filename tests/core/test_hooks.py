@@ -8,7 +8,7 @@ from app.core.duration import SECOND, parse_go_duration
 from app.core.hooks import kubevirt_hooks, render_hooks
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS, Profile, Shell, Step
-from tests.factories import RECORDED, make_policy
+from tests.infra.factories import RECORDED, make_policy
 
 NAME, NAMESPACE = "db.example", "shop"
 EIGHT = {phase + field for phase in (PRE, POST) for field in ("command", "container", "on-error", "timeout")}

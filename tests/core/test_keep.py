@@ -24,7 +24,7 @@ from app.core.hooks import kubevirt_hooks
 from app.core.launcher import NotLauncher
 from app.core.policy import Level
 from app.core.record import digest, is_intact, with_record
-from tests.factories import (
+from tests.infra.factories import (
     KUBEVIRT,
     NAME,
     NAMESPACE,

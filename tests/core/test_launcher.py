@@ -5,7 +5,7 @@ import pytest
 from app.core.constants import UPSTREAM, KubeVirtNames
 from app.core.launcher import NotLauncher, PodView, recognise
 from app.core.objects import OwnerReference
-from tests.factories import NAME, NAMESPACE, RECORDED, UID, make_owner, make_pod, view
+from tests.infra.factories import NAME, NAMESPACE, RECORDED, UID, make_owner, make_pod, view
 
 FORK = KubeVirtNames(
     api_group="internal.virtualization.deckhouse.io",

@@ -12,7 +12,7 @@ from app.core.objects import (
     Wishes,
     controller_of,
 )
-from tests.factories import make_owner
+from tests.infra.factories import make_owner
 
 OWNER = make_owner()
 WISHES = {LEVEL: "crash", PROFILE: "p", MANAGED: "false", UPSTREAM.skip_annotation: "true", "other": "x"}

@@ -8,7 +8,7 @@ from app.core.objects import SILENT, NamespaceView
 from app.core.policy import BUILT_IN, Choice, Guard, Hooks, Level, Mode, Policy
 from app.core.policy_schema import built_in_profiles
 from app.core.profiles import Profile, Shell, Step
-from tests.factories import make_policy
+from tests.infra.factories import make_policy
 
 SHOP = NamespaceView("shop", {}, SILENT)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.core.policy import Level
 from app.core.policy_load import Finding, LoadedPolicy, PolicyError, dotted, load_policy
 from app.core.policy_schema import PolicyDocument
-from tests.factories import policy_text
+from tests.infra.factories import policy_text
 
 HEAD = policy_text()
 TIMEOUT_SECONDS = 5

@@ -11,7 +11,7 @@ from app.core.objects import Facts
 from app.core.policy import Level, Mode, Policy
 from app.core.record import is_intact
 from tests.core.strategies import ANNOTATIONS, FACTS, PODS, POLICIES, RECORDS
-from tests.factories import annotations_after, decide_pod, make_pod, make_policy, view
+from tests.infra.factories import annotations_after, decide_pod, make_pod, make_policy, view
 
 Annotations = dict[str, str]
 

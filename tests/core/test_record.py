@@ -16,7 +16,7 @@ from app.core.hooks import render_hooks
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 from app.core.record import digest, is_intact, with_record
-from tests.factories import NAME, NAMESPACE
+from tests.infra.factories import NAME, NAMESPACE
 
 HOOKS = render_hooks(Level.FILESYSTEM, NO_STEPS, Hooks(), NAMESPACE, NAME, UPSTREAM)
 FULL = with_record({key: f"value of {key}" for key in HOOK_KEYS}, Level.APPLICATION, "postgresql", "rule/r")

@@ -25,7 +25,7 @@ from app.core.objects import Facts, OwnerReference
 from app.core.policy import BUILT_IN, Policy, PolicyState, Standing
 from app.core.record import is_intact
 from tests.core.strategies import FACTS, PODS, POLICIES
-from tests.factories import (
+from tests.infra.factories import (
     NAME,
     NAMESPACE,
     UID,

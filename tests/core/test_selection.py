@@ -11,7 +11,7 @@ from app.core.objects import Facts
 from app.core.policy import BUILT_IN, Level, Policy
 from app.core.selection import Refused, Selection, is_source, parse_bool
 from tests.core.support import NO_VM, launcher, refused, select
-from tests.factories import (
+from tests.infra.factories import (
     NAME,
     NAMESPACE,
     make_bare_facts,

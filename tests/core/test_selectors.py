@@ -3,7 +3,7 @@ import re
 import pytest
 
 from app.core.selectors import OPERATORS, LabelSelector, Requirement, compile_patterns
-from tests.factories import make_policy
+from tests.infra.factories import make_policy
 
 
 def selector(**fields: object) -> LabelSelector:

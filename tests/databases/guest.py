@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from app.core.hook_scripts import keeper
 from app.core.profiles import Profile
-from tests.controlplane.waiting import wait_for
+from tests.infra.controlplane.waiting import wait_for
 
 DISK = "/srv"
 """Where the guest's disk is mounted; servers keep their data there."""

@@ -10,9 +10,9 @@ import pytest
 
 from app.core.policy_schema import built_in_profiles
 from app.core.profiles import Profile
-from tests.controlplane.waiting import wait_for
 from tests.databases.conftest import Boot
 from tests.databases.guest import DISK, Guest
+from tests.infra.controlplane.waiting import wait_for
 
 DATA = f"{DISK}/data"
 WAITS = "SELECT id FROM information_schema.processlist WHERE state LIKE 'Waiting for%lock'"

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.core.profiles import Profile
-from tests.controlplane.waiting import wait_for
 from tests.databases.conftest import Boot
 from tests.databases.guest import DISK, Guest
+from tests.infra.controlplane.waiting import wait_for
 
 PROFILE = "redis"
 DATA = f"{DISK}/data"

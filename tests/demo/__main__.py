@@ -4,10 +4,10 @@ import sys
 import time
 from pathlib import Path
 
-from tests.controlplane import ControlPlane, wait_for
-from tests.controlplane.client import Json
-from tests.controlplane.objects import launcher_pod, make_namespace, make_vm
-from tests.installation import Installation, annotations
+from tests.infra.controlplane import ControlPlane, wait_for
+from tests.infra.controlplane.client import Json
+from tests.infra.controlplane.objects import launcher_pod, make_namespace, make_vm
+from tests.infra.installation import Installation, annotations
 
 LEVEL = "vm-consistency.io/level"
 HERE = Path(__file__).parent

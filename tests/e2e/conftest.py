@@ -11,15 +11,15 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.controlplane import ControlPlane, Json
-from tests.controlplane.fixtures import kubevirt_cluster
-from tests.e2e.fixtures import hypervisor
-from tests.e2e.hypervisor import Hypervisor
-from tests.e2e.s3 import S3
-from tests.e2e.snapshotter import DiskArray
-from tests.e2e.velero import Velero
-from tests.e2e.world import World, Worlds
-from tests.installation import Installation, serving
+from tests.infra.controlplane import ControlPlane, Json
+from tests.infra.controlplane.fixtures import kubevirt_cluster
+from tests.infra.guests.fixtures import hypervisor
+from tests.infra.guests.hypervisor import Hypervisor
+from tests.infra.guests.s3 import S3
+from tests.infra.guests.snapshotter import DiskArray
+from tests.infra.guests.velero import Velero
+from tests.infra.guests.world import World, Worlds
+from tests.infra.installation import Installation, serving
 
 __all__ = ["hypervisor"]
 

@@ -11,8 +11,8 @@ from app.core.hooks import render_hooks
 from app.core.policy import Level
 from app.core.policy_load import load_policy
 from app.core.profiles import NO_STEPS
-from tests.e2e.compute import Compute, Done, finish
-from tests.e2e.guest import Event, Guest
+from tests.infra.guests.compute import Compute, Done, finish
+from tests.infra.guests.guest import Event, Guest
 
 _STARTS_KEEPER = "eval $(echo "
 _ENDS_KEEPER = "touch end"

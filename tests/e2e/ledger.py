@@ -2,8 +2,8 @@
 
 from textwrap import indent
 
-from tests.controlplane.waiting import wait_for
-from tests.e2e.guest import AS_POSTGRES, Guest, GuestError
+from tests.infra.controlplane.waiting import wait_for
+from tests.infra.guests.guest import AS_POSTGRES, Guest, GuestError
 
 STORY = "/run/guest-test/story"
 """In the guest: what steps and the agent's freeze hook did, a word a line."""

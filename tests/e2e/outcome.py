@@ -1,6 +1,6 @@
 """What a Backup or Restore says of itself once it has ended."""
 
-from tests.controlplane import Json
+from tests.infra.controlplane import Json
 
 
 def phase(done: Json) -> str:

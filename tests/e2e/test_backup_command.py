@@ -6,12 +6,12 @@ import pytest
 
 from app.core.constants import COMMAND, ON_ERROR, PRE
 from tests.cli.support import run
-from tests.controlplane import Json, wait_for
 from tests.e2e.conftest import SetHooks
 from tests.e2e.outcome import phase
-from tests.e2e.snapshotter import DiskArray
-from tests.e2e.velero import Velero
-from tests.e2e.world import World
+from tests.infra.controlplane import Json, wait_for
+from tests.infra.guests.snapshotter import DiskArray
+from tests.infra.guests.velero import Velero
+from tests.infra.guests.world import World
 
 
 def told(velero: Velero, name: str) -> tuple[int, Json]:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS, ON_ERROR, PRE
-from tests.controlplane import Json, launcher_pod, wait_for
 from tests.e2e.conftest import SetHooks
-from tests.e2e.hypervisor import Hypervisor
 from tests.e2e.outcome import hooks, phase
-from tests.e2e.snapshotter import DiskArray, Snapshot
-from tests.e2e.velero import Velero
-from tests.e2e.world import World
-from tests.installation import annotations
+from tests.infra.controlplane import Json, launcher_pod, wait_for
+from tests.infra.guests.hypervisor import Hypervisor
+from tests.infra.guests.snapshotter import DiskArray, Snapshot
+from tests.infra.guests.velero import Velero
+from tests.infra.guests.world import World
+from tests.infra.installation import annotations
 
 PLACE_ORDERS = """
 cd /

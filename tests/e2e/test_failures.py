@@ -5,16 +5,16 @@ from collections.abc import Iterator
 import pytest
 
 from app.core.constants import COMMAND, HOOK_KEYS, POST, PRE
-from tests.controlplane import Json, launcher_pod, make_migration, wait_for
 from tests.e2e.conftest import SetHooks
-from tests.e2e.domain import Agent
-from tests.e2e.guest import Guest
-from tests.e2e.hypervisor import Hypervisor
 from tests.e2e.outcome import hooks, phase
-from tests.e2e.snapshotter import DiskArray
-from tests.e2e.velero import Velero
-from tests.e2e.world import World, Worlds
-from tests.installation import annotations
+from tests.infra.controlplane import Json, launcher_pod, make_migration, wait_for
+from tests.infra.guests.domain import Agent
+from tests.infra.guests.guest import Guest
+from tests.infra.guests.hypervisor import Hypervisor
+from tests.infra.guests.snapshotter import DiskArray
+from tests.infra.guests.velero import Velero
+from tests.infra.guests.world import World, Worlds
+from tests.infra.installation import annotations
 
 IN_TIME = {"timeout": "5s"}
 

@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from tests.controlplane.waiting import wait_for
-from tests.e2e.compute import Compute, Done
-from tests.e2e.domain import Agent
-from tests.e2e.guest import Event, Guest, GuestError
-from tests.e2e.hypervisor import Hypervisor
+from tests.infra.controlplane.waiting import wait_for
+from tests.infra.guests.compute import Compute, Done
+from tests.infra.guests.domain import Agent
+from tests.infra.guests.guest import Event, Guest, GuestError
+from tests.infra.guests.hypervisor import Hypervisor
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.controlplane.waiting import wait_for
 from tests.e2e import ledger
-from tests.e2e.compute import Done
-from tests.e2e.domain import Agent
-from tests.e2e.guest import Guest
 from tests.e2e.hooks import Hooks, story
-from tests.e2e.hypervisor import Hypervisor
+from tests.infra.controlplane.waiting import wait_for
+from tests.infra.guests.compute import Done
+from tests.infra.guests.domain import Agent
+from tests.infra.guests.guest import Guest
+from tests.infra.guests.hypervisor import Hypervisor
 
 FROZEN = "vm-consistency: frozen"
 THAWED = "vm-consistency: thawed, was frozen until then"

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 import pytest
 
 from app.core.constants import COMMAND, PRE
-from tests.controlplane import ControlPlane
-from tests.controlplane.stand_ins import stand_in_cdi
 from tests.e2e.conftest import POLICY
-from tests.e2e.guest import Guest
-from tests.e2e.hypervisor import Hypervisor
 from tests.e2e.outcome import hooks, phase
-from tests.e2e.s3 import S3
-from tests.e2e.snapshotter import DiskArray
-from tests.e2e.velero import Velero
-from tests.e2e.world import World, Worlds
-from tests.installation import Installation
+from tests.infra.controlplane import ControlPlane
+from tests.infra.controlplane.stand_ins import stand_in_cdi
+from tests.infra.guests.guest import Guest
+from tests.infra.guests.hypervisor import Hypervisor
+from tests.infra.guests.s3 import S3
+from tests.infra.guests.snapshotter import DiskArray
+from tests.infra.guests.velero import Velero
+from tests.infra.guests.world import World, Worlds
+from tests.infra.installation import Installation
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.controlplane import ControlPlane, Json, make_namespace, make_vm, wait_for
-from tests.e2e.node import Node
+from tests.infra.controlplane import ControlPlane, Json, make_namespace, make_vm, wait_for
+from tests.infra.guests.node import Node
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import pytest
 
 from app.core.constants import PRE, TIMEOUT
 from tests.cli.support import run
-from tests.controlplane import ControlPlane, Json, wait_for
 from tests.e2e.conftest import SetHooks
-from tests.e2e.domain import Agent
-from tests.e2e.hypervisor import Hypervisor
 from tests.e2e.outcome import hooks, phase
-from tests.e2e.snapshotter import DiskArray
-from tests.e2e.velero import Velero
-from tests.e2e.world import World, Worlds
+from tests.infra.controlplane import ControlPlane, Json, wait_for
+from tests.infra.guests.domain import Agent
+from tests.infra.guests.hypervisor import Hypervisor
+from tests.infra.guests.snapshotter import DiskArray
+from tests.infra.guests.velero import Velero
+from tests.infra.guests.world import World, Worlds
 
 HELD = "/data/held"
 

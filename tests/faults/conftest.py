@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.controlplane import ControlPlane, wait_for
 from tests.faults.fleet import Fleet, policy
 from tests.faults.ledger import Watchman, assert_quiet
-from tests.installation import NAME, NAMESPACE, Installation, Replica
-from tests.line import Line
+from tests.infra.controlplane import ControlPlane, wait_for
+from tests.infra.installation import NAME, NAMESPACE, Installation, Replica
+from tests.infra.tcp_line import Line
 
 RATE = 15
 """Writes per second: slow enough for a fault to strike amidst a change of all pods."""

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from app.core.policy import Level
 from app.core.record import with_record
 from tests.apiserver.pods import PRE, filesystem_hooks, kubevirt_hooks, owner_of, pod_like_a_launcher
-from tests.controlplane import Client, Json, make_namespace, make_vm, make_vmi, wait_for
-from tests.installation import annotations
+from tests.infra.controlplane import Client, Json, make_namespace, make_vm, make_vmi, wait_for
+from tests.infra.installation import annotations
 
 FOREIGN = {"example.com/theirs": "kept"}
 

@@ -5,9 +5,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.bench.clocks import cpu_seconds
-from tests.controlplane import ControlPlane, Json, wait_for
 from tests.faults.fleet import Fleet
-from tests.installation import WEBHOOK_USER, Replica
+from tests.infra.controlplane import ControlPlane, Json, wait_for
+from tests.infra.installation import WEBHOOK_USER, Replica
 
 _RACE_LOST = (409, 422)
 

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from tests.controlplane import ControlPlane, wait_for
 from tests.faults.fleet import Fleet, policy
 from tests.faults.ledger import Ledger, amidst
-from tests.installation import Installation, Replica
-from tests.line import Line
+from tests.infra.controlplane import ControlPlane, wait_for
+from tests.infra.installation import Installation, Replica
+from tests.infra.tcp_line import Line
 
 pytestmark = pytest.mark.usefixtures("well")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.controlplane import Client, wait_for
 from tests.faults.fleet import Fleet, policy
 from tests.faults.ledger import Ledger, assert_quiet
-from tests.installation import NAME, NAMESPACE, ROOT, Installation, Replica
+from tests.infra.controlplane import Client, wait_for
+from tests.infra.installation import NAME, NAMESPACE, ROOT, Installation, Replica
 
 pytestmark = pytest.mark.usefixtures("well")
 

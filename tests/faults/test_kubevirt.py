@@ -9,9 +9,9 @@ import pytest
 from app.core.record import is_intact
 from tests.apiserver.pods import decided, hooks, hooks_of, kubevirt_hooks, record
 from tests.apiserver.routing import failed_open, lead_astray, lead_to
-from tests.controlplane import VIRT_CONTROLLER, Client, ControlPlane, Json, make_namespace, make_vm, wait_for
 from tests.faults.ledger import Ledger, Watchman, assert_quiet
-from tests.installation import Installation, Replica, annotations
+from tests.infra.controlplane import VIRT_CONTROLLER, Client, ControlPlane, Json, make_namespace, make_vm, wait_for
+from tests.infra.installation import Installation, Replica, annotations
 
 SPACE = "outage"
 NAMES = [f"vm-{number}" for number in range(30)]

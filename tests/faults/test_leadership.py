@@ -3,12 +3,12 @@
 import time
 from datetime import UTC, datetime, timedelta
 
-from tests.controlplane import Client, wait_for
 from tests.faults.conftest import RATE
 from tests.faults.fleet import Fleet, policy
 from tests.faults.ledger import Ledger, Watchman, amidst, assert_quiet
-from tests.installation import NAME, NAMESPACE, Installation, Replica
-from tests.line import Line
+from tests.infra.controlplane import Client, wait_for
+from tests.infra.installation import NAME, NAMESPACE, Installation, Replica
+from tests.infra.tcp_line import Line
 
 DURATION = 10
 """Seconds of the Lease."""

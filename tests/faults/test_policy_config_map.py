@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from tests.controlplane import wait_for
 from tests.faults.fleet import Fleet, policy
 from tests.faults.ledger import Ledger, assert_quiet
-from tests.installation import LAST_GOOD, NAMESPACE, Installation, Replica, policy_text
+from tests.infra.controlplane import wait_for
+from tests.infra.installation import LAST_GOOD, NAMESPACE, Installation, Replica, policy_text
 
 GRACE = 6.0
 BROKEN = policy_text({"default": {"level": "bulletproof"}})

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.controlplane import Client, wait_for
 from tests.faults.fleet import Fleet, policy
 from tests.faults.ledger import Ledger
-from tests.installation import NAME, NAMESPACE, Installation, Replica
+from tests.infra.controlplane import Client, wait_for
+from tests.infra.installation import NAME, NAMESPACE, Installation, Replica
 
 pytestmark = pytest.mark.usefixtures("well")
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import pytest
 
 from tests.apiserver.pods import LEVEL
-from tests.controlplane import ApiError, Client, Json, wait_for
 from tests.faults.fleet import Fleet, crashed, frozen, policy
 from tests.faults.ledger import Ledger
-from tests.installation import Installation, Replica
+from tests.infra.controlplane import ApiError, Client, Json, wait_for
+from tests.infra.installation import Installation, Replica
 
 pytestmark = pytest.mark.usefixtures("well")
 

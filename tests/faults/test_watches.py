@@ -8,11 +8,11 @@ import httpx2
 import pytest
 
 from tests.apiserver.pods import LEVEL
-from tests.controlplane import Client, ControlPlane, wait_for
 from tests.faults.fleet import Fleet, crashed, frozen, policy
 from tests.faults.ledger import Ledger
-from tests.installation import NAME, Installation, Replica
-from tests.line import Line
+from tests.infra.controlplane import Client, ControlPlane, wait_for
+from tests.infra.installation import NAME, Installation, Replica
+from tests.infra.tcp_line import Line
 
 pytestmark = pytest.mark.usefixtures("well")
 

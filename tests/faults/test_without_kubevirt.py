@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.controlplane import Client, Json, wait_for
 from tests.faults.fleet import Fleet, policy
 from tests.faults.ledger import Ledger, assert_quiet
-from tests.installation import Installation, Replica
+from tests.infra.controlplane import Client, Json, wait_for
+from tests.infra.installation import Installation, Replica
 
 CRDS = "customresourcedefinitions"
 KINDS = ("virtualmachines", "virtualmachineinstances", "kubevirts")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.controlplane import ControlPlane
+from tests.infra.controlplane import ControlPlane
 
 
 @pytest.fixture(scope="package")

@@ -9,7 +9,7 @@ from app.core.constants import KubeVirtNames
 from app.kube.client import JSON_PATCH, ApiError, ApiUnavailable, KubeClient, UnreadableAnswer
 from app.kube.connection import Configuration, Refresh
 from app.kube.resources import NAMESPACES, Resource, virtual_machines
-from tests.kube.stand_in import Reply, Request, StandInServer, forever, listed
+from tests.infra.stand_ins.api_server import Reply, Request, StandInServer, forever, listed
 from tests.kube.support import eventually, no_refresh, plain_client
 
 _PATH = NAMESPACES.object("a")

@@ -4,7 +4,7 @@ import sys
 
 from app.core.constants import UPSTREAM
 from app.kube.cluster import ClusterStores, shared
-from tests.kube.stand_in import item
+from tests.infra.stand_ins.api_server import item
 
 
 def test_labels_are_not_kept_for_good() -> None:

@@ -11,7 +11,7 @@ from app.kube.client import JSON_PATCH, ApiError, KubeClient
 from app.kube.cluster import ClusterStores, cluster_reflectors
 from app.kube.lookup import StoreFacts
 from app.kube.resources import CONFIG_MAPS, virtual_machine_instances
-from tests.controlplane import ControlPlane, Json, make_namespace, make_vm, make_vmi
+from tests.infra.controlplane import ControlPlane, Json, make_namespace, make_vm, make_vmi
 from tests.kube.support import QUICK, client_of, eventually, running
 
 _LEVEL = "vm-consistency.io/level"

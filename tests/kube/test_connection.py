@@ -17,8 +17,8 @@ from kubernetes.aio.config.kube_config import load_kube_config
 from app.kube import connection
 from app.kube.client import ApiError, ApiUnavailable, Json, KubeClient
 from app.kube.connection import ConfigError, Configuration, KubeconfigRefresh, load
-from tests.clock import Clock
-from tests.controlplane import ControlPlane
+from tests.infra.clock import Clock
+from tests.infra.controlplane import ControlPlane
 from tests.kube.support import client_of
 
 _WHOAMI = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}

@@ -7,8 +7,8 @@ import pytest
 
 from app.kube.client import ApiUnavailable, KubeClient
 from app.kube.exec import MAX_OUTPUT, ExecResult, NotExecuted, exec_in_pod
-from tests.kube.stand_in import Reply, Request, StandInServer
-from tests.kube.stand_in_exec import Terminal
+from tests.infra.stand_ins.api_server import Reply, Request, StandInServer
+from tests.infra.stand_ins.exec_server import Terminal
 from tests.kube.support import plain_client
 
 Script = Callable[[Terminal], Awaitable[None]]

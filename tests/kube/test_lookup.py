@@ -13,7 +13,7 @@ from app.core.objects import OwnerReference
 from app.kube.cluster import ClusterStores, KubeVirtView
 from app.kube.lookup import StoreFacts
 from app.kube.store import STALE_SECONDS, ObjectStore
-from tests.kube.stand_in import Json, Reply, Request, StandInServer, forever, item, listed
+from tests.infra.stand_ins.api_server import Json, Reply, Request, StandInServer, forever, item, listed
 from tests.kube.support import eventually, plain_client
 
 _GROUP = "/apis/kubevirt.io/v1"

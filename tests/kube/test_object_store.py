@@ -14,7 +14,7 @@ import pytest
 from app.kube import object_store
 from app.kube.object_store import NotStoredError, StoreError, lines_of, members_of, opened, trust
 from app.tls.x509 import new_ca
-from tests.object_store import StandInStore, archive, log_file
+from tests.infra.stand_ins.object_store import StandInStore, archive, log_file
 from tests.tls.material import current_bundle
 
 ANYBODY = trust(None, "", verify=True)

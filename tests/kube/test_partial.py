@@ -10,7 +10,7 @@ from app.core.constants import UPSTREAM
 from app.core.objects import NamespaceView, VirtualMachineInstanceView, VirtualMachineView
 from app.kube.partial import read_event, read_page
 from app.kube.pods import running_pod
-from tests.factories import RECORDED
+from tests.infra.factories import RECORDED
 
 POD: dict[str, Any] = {"metadata": {**RECORDED["plain"]["metadata"], "resourceVersion": "7", "uid": "u", "name": "p"}}
 VM = {

@@ -7,7 +7,7 @@ from app.core.objects import SILENT, VirtualMachineInstanceView
 from app.kube.cluster import ClusterStores
 from app.kube.pods import InstanceIndex, PodIndex, RunningPod, running_pod
 from app.kube.store import Key, ObjectStore
-from tests.factories import NAMESPACE, UID, make_owner, make_pod
+from tests.infra.factories import NAMESPACE, UID, make_owner, make_pod
 
 
 def _item(name: str = "pod", **metadata: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from app.kube.reflector import Timings
-from tests.kube.stand_in import Reply, Request, StandInServer, forever, item, listed
+from tests.infra.stand_ins.api_server import Reply, Request, StandInServer, forever, item, listed
 from tests.kube.support import QUICK, Naps, eventually, healthy, names, plain_client, reflector_of, running
 
 

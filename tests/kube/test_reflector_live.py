@@ -13,8 +13,8 @@ from app.kube.client import ApiError, Json, Params
 from app.kube.reflector import Reflector, Timings
 from app.kube.resources import CONFIG_MAPS, NAMESPACES, SECRETS, Resource
 from app.kube.store import ObjectStore
-from tests.controlplane import ApiError as RefusedByServer
-from tests.controlplane import ControlPlane, make_namespace
+from tests.infra.controlplane import ApiError as RefusedByServer
+from tests.infra.controlplane import ControlPlane, make_namespace
 from tests.kube.support import QUICK, client_of, eventually, healthy, names, reflector_of, running
 
 _MANY = 1200

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.controlplane import ControlPlane
+from tests.infra.controlplane import ControlPlane
 from tests.manifests.overlay import DEFAULT, Overlay, kustomize
 
 

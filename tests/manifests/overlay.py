@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tests.controlplane.build import ensure_all
+from tests.infra.controlplane.build import ensure_all
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 DEFAULT = MANIFESTS / "overlays" / "default"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.settings import Settings
-from tests.controlplane import ApiError, Client, ControlPlane
+from tests.infra.controlplane import ApiError, Client, ControlPlane
 from tests.manifests.overlay import DEFAULT, Overlay
 
 NAMESPACE = "vm-consistency"

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.core.constants import HOOK_KEYS
-from tests.controlplane import Client, ControlPlane, wait_for
-from tests.manifests.recorder import RecordingWebhook
+from tests.infra.controlplane import Client, ControlPlane, wait_for
+from tests.infra.stand_ins.recording_webhook import RecordingWebhook
 from tests.manifests.updates import FOREIGN, UPDATES, State, Update
 
 HOOKED = State({**FOREIGN, HOOK_KEYS[0]: '["/bin/true"]'})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.controlplane.build import Part, ensure
+from tests.infra.controlplane.build import Part, ensure
 from tests.manifests.edits import EDITS
 from tests.manifests.overlay import Overlay
 from tests.manifests.updates import UPDATES, State

@@ -22,7 +22,7 @@ from app.core.constants import COMMAND, POST, PRE, KubeVirtNames
 from app.core.hooks import render_hooks
 from app.core.policy import Hooks, Level
 from app.core.profiles import Profile, Shell, Step
-from tests.controlplane.waiting import wait_for
+from tests.infra.controlplane.waiting import wait_for
 
 TOOLS = Path(__file__).parent / "stand_in_tools.py"
 

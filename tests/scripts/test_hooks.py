@@ -8,7 +8,7 @@ import pytest
 
 from app.core.constants import POST, PRE
 from app.core.profiles import Shell
-from tests.controlplane.waiting import wait_for
+from tests.infra.controlplane.waiting import wait_for
 from tests.scripts.conftest import HookRunner
 
 FROZEN = "vm-consistency: frozen\n"

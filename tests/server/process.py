@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from app.tls.__main__ import write
-from tests.controlplane import Port, Process
-from tests.factories import policy_text
+from tests.infra.controlplane import Port, Process
+from tests.infra.factories import policy_text
 from tests.tls.https import LOOPBACK, Connection
 
 ROOT = Path(__file__).parents[2]

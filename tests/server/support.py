@@ -16,7 +16,7 @@ from app.core.objects import Facts, OwnerReference
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.server.http import AdmissionServer
 from app.server.metrics import Metrics
-from tests.factories import NAMESPACE, make_facts, make_pod
+from tests.infra.factories import NAMESPACE, make_facts, make_pod
 
 Object = dict[str, Any]
 UID = "705ab4f5-6393-11e8-b7cc-42010a800002"

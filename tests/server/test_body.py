@@ -13,7 +13,7 @@ from app.admission.review import MAX_REVIEW_BYTES
 from app.server.body import Budget
 from app.server.http import AdmissionServer
 from app.server.metrics import Metrics
-from tests.controlplane import wait_for
+from tests.infra.controlplane import wait_for
 from tests.kube.support import eventually
 from tests.server.process import post, served
 from tests.server.support import Endpoint, make_review

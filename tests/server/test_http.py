@@ -12,7 +12,7 @@ from app.core.constants import LEVEL, MAX_ANNOTATIONS_BYTES
 from app.core.policy import Level, PolicyState, Standing
 from app.core.record import with_record
 from app.server import http
-from tests.factories import make_facts, make_pod
+from tests.infra.factories import make_facts, make_pod
 from tests.server.support import SECRET, Endpoint, Object, fields, make_review, patched
 
 HOOK = "pre.hook.backup.velero.io/command"

@@ -10,7 +10,7 @@ from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.core.selection import Refusal, Refused
 from app.kube.store import ObjectStore
 from app.server.metrics import Metrics
-from tests.factories import make_facts, make_policy
+from tests.infra.factories import make_facts, make_policy
 from tests.server.support import Endpoint, make_review
 
 DOCUMENTED = {

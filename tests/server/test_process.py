@@ -12,7 +12,7 @@ import pytest
 
 from app.admission.review import MAX_REVIEW_BYTES
 from app.tls.__main__ import write
-from tests.controlplane import ProcessError, wait_for
+from tests.infra.controlplane import ProcessError, wait_for
 from tests.server.process import Served, post, served
 from tests.server.support import SECRET, Object, make_review, patched
 from tests.tls.https import LOOPBACK, Connection

@@ -13,7 +13,7 @@ from app.core.objects import SILENT, NamespaceView
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.core.policy_text import parse
 from app.settings import Settings
-from tests.factories import policy_text
+from tests.infra.factories import policy_text
 from tests.server.support import SECRET, UID, Endpoint, FixedPolicy, Object, fields, make_review
 
 POLICY, ANNOTATIONS = "/validate/policy", "/validate/annotations"

@@ -8,9 +8,9 @@ from tests.bench.clocks import Clocks, cpu_seconds
 from tests.bench.scale.pods import patches
 from tests.bench.scale.requests import answered, since
 from tests.bench.scale.stage import CONCURRENCY, Policy, ScaleStage
-from tests.controlplane import metrics, wait_for
-from tests.controlplane.progress import say
-from tests.installation import Replica
+from tests.infra.controlplane import metrics, wait_for
+from tests.infra.controlplane.progress import say
+from tests.infra.installation import Replica
 
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 900.0

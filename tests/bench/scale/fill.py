@@ -7,8 +7,8 @@ import orjson
 
 from tests.bench.recording import NAMESPACE, VM, Recording
 from tests.bench.scale.sender import Request, Sender
-from tests.controlplane import Client, Json, make_namespace
-from tests.controlplane.progress import say
+from tests.infra.controlplane import Client, Json, make_namespace
+from tests.infra.controlplane.progress import say
 
 _CONNECTIONS = 16
 _OF_THE_SERVER = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "selfLink")

@@ -13,10 +13,10 @@ from tests.bench.scale.pods import patches
 from tests.bench.scale.sender import Request, Sender
 from tests.bench.scale.stage import FILESYSTEM, FLIPS, Policy, make_sender
 from tests.bench.stage import admin_token
-from tests.controlplane import VIRT_CONTROLLER, ControlPlane, make_namespace, make_vm, wait_for
-from tests.controlplane.build import ensure
-from tests.controlplane.progress import say
-from tests.installation import WEBHOOK_USER, Installation, Replica
+from tests.infra.controlplane import VIRT_CONTROLLER, ControlPlane, make_namespace, make_vm, wait_for
+from tests.infra.controlplane.build import ensure
+from tests.infra.controlplane.progress import say
+from tests.infra.installation import WEBHOOK_USER, Installation, Replica
 
 NAMESPACES = 10
 _INSTANCES = "/apis/kubevirt.io/v1/namespaces/{}/virtualmachineinstances"

@@ -11,9 +11,9 @@ from tests.bench.scale.convergence import Convergence, by_bare_client, by_produc
 from tests.bench.scale.requests import answered, since
 from tests.bench.scale.sender import Sent
 from tests.bench.scale.stage import FILESYSTEM, FLIPS, UNCHANGED, ScaleStage
-from tests.controlplane import metrics, wait_for
-from tests.controlplane.progress import say
-from tests.installation import Replica
+from tests.infra.controlplane import metrics, wait_for
+from tests.infra.controlplane.progress import say
+from tests.infra.installation import Replica
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from app.core.policy import PolicyState, Standing
 from app.core.policy_text import parse
 from tests.bench.scale.sender import Request
 from tests.bench.scale.stage import Policy
-from tests.controlplane import Client, Json
-from tests.installation import policy_text
+from tests.infra.controlplane import Client, Json
+from tests.infra.installation import policy_text
 
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE = 500

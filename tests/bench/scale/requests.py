@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from tests.controlplane import ControlPlane
+from tests.infra.controlplane import ControlPlane
 
 _SAMPLE = re.compile(r"^apiserver_request_total\{([^}]*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')

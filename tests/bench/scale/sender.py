@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from tests.bench.rivals import RIVALS, LoadError
-from tests.controlplane.build import ensure
+from tests.infra.controlplane.build import ensure
 
 JSON = "application/json"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"

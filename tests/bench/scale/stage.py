@@ -10,10 +10,10 @@ from tests.bench.rivals import RIVALS
 from tests.bench.scale.fill import fill, machines
 from tests.bench.scale.sender import Sender
 from tests.bench.stage import admin_token
-from tests.controlplane import ControlPlane
-from tests.controlplane.build import ensure
-from tests.controlplane.servers import write_private
-from tests.installation import NAME, NAMESPACE, Installation, Replica
+from tests.infra.controlplane import ControlPlane
+from tests.infra.controlplane.build import ensure
+from tests.infra.controlplane.servers import write_private
+from tests.infra.installation import NAME, NAMESPACE, Installation, Replica
 
 Policy = Mapping[str, object]
 

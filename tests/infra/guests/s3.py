@@ -1,0 +1,94 @@
+"""An object store for Velero: moto's S3 server, which keeps everything in memory and checks no signatures.
+
+It is installed into a virtual environment of its own in the cache folder: what it needs would disagree with what the
+product needs.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import venv
+from gzip import decompress
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from tests.infra.controlplane import ControlPlane, Json
+from tests.infra.controlplane.build import cache_folder
+from tests.infra.controlplane.processes import accepts
+from tests.infra.controlplane.progress import BuildError, exclusive, run_visibly
+
+_REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+
+# Signatures are not checked, but nobody at all may not read what somebody has written.
+_SOMEBODY = {"Authorization": "AWS any:any"}
+
+
+class S3:
+    """A server on loopback with one bucket; there after `start`, empty again after a restart."""
+
+    bucket = "backups"
+
+    def __init__(self, control_plane: ControlPlane) -> None:
+        port = control_plane.port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.process = control_plane.supervise(
+            "s3",
+            [_python_with_moto(), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            ready=lambda: accepts(port),
+        )
+
+    def start(self) -> "S3":
+        """Return when the bucket is there."""
+        self.process.start()
+        with urlopen(Request(f"{self.url}/{self.bucket}", method="PUT"), timeout=10):
+            return self
+
+    def read(self, key: str) -> bytes:
+        """An object's content. Raises KeyError where there is none."""
+        try:
+            with urlopen(Request(f"{self.url}/{self.bucket}/{key}", headers=_SOMEBODY), timeout=30) as answer:
+                content: bytes = answer.read()
+                return content
+        except HTTPError as error:
+            raise KeyError(f"{self.url}/{self.bucket}/{key}: {error}") from error
+
+    def log(self, backup: str) -> str:
+        """What Velero logged during a backup."""
+        return decompress(self.read(f"backups/{backup}/{backup}-logs.gz")).decode()
+
+    def contents(self, backup: str) -> dict[str, Json]:
+        """The objects in a backup's tarball, by their path without `.json`: `resources/pods/namespaces/NS/NAME`."""
+        archive = io.BytesIO(self.read(f"backups/{backup}/{backup}.tar.gz"))
+        objects: dict[str, Json] = {}
+        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.name.endswith(".json") else None
+                if file:
+                    objects[member.name.removesuffix(".json")] = json.load(file)
+        return objects
+
+
+def _python_with_moto() -> Path:
+    home = cache_folder() / f"moto-{hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()[:16]}"
+    with exclusive(home):
+        if not home.exists():
+            _install(home)
+    return home / "bin" / "python"
+
+
+def _install(home: Path) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=".installing-", dir=home.parent))
+    try:
+        venv.create(scratch, with_pip=True)
+        pip = [str(scratch / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
+        run_visibly("install moto's S3 server from PyPI", [*pip, "--require-hashes", "-r", str(_REQUIREMENTS)])
+        scratch.rename(home)  # complete or absent; its scripts name the old place, its python does not
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"Cannot make a virtual environment for moto: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

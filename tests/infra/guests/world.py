@@ -1,0 +1,84 @@
+"""A virtual machine whole: its objects in the cluster, the node that runs its launcher pod, and the guest itself."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from app.core.constants import COMMAND, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, LEVEL, PROFILE
+from tests.infra.controlplane import Client, ControlPlane, Json, make_namespace, make_vm, wait_for
+from tests.infra.guests.guest import Guest
+from tests.infra.guests.hypervisor import Hypervisor
+from tests.infra.guests.node import Node
+from tests.infra.guests.snapshotter import DiskArray
+from tests.infra.installation import annotations
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The VirtualMachine `name` in `namespace`, running on `node` as `guest`; the guest's data disk is its volume."""
+
+    client: Client
+    namespace: str
+    name: str
+    node: Node
+    guest: Guest
+    pod_name: str
+
+    def pod(self) -> Json:
+        """The launcher pod as it is now."""
+        return self.client.get("pods", self.pod_name, self.namespace)
+
+    def annotations(self) -> dict[str, str]:
+        """What stands on it."""
+        return annotations(self.pod())
+
+    def hook(self, phase: str) -> list[str]:
+        """The argv of its hook of a phase, PRE or POST of app.core.constants."""
+        argv: list[str] = json.loads(self.annotations()[phase + COMMAND])
+        return argv
+
+    def choose(self, level: str | None, profile: str | None = None) -> Self:
+        """Annotate the VirtualMachine, and return when its running pod has followed; None: as the policy says."""
+        wanted = {LEVEL: level, PROFILE: profile}
+        self.client.patch("virtualmachines", self.name, {"metadata": {"annotations": wanted}}, self.namespace)
+        if level:
+            self.wait_for_level(level, profile)
+        return self
+
+    def wait_for_level(self, level: str, profile: str | None = None) -> None:
+        """Return when the record on the running pod says so."""
+
+        def recorded() -> bool:
+            found = self.annotations()
+            return (found.get(EFFECTIVE_LEVEL), found.get(EFFECTIVE_PROFILE)) == (level, profile)
+
+        wait_for(recorded, what=f"{self.namespace}/{self.name} at level {level}, profile {profile}")
+
+
+class Worlds:
+    """Makes worlds in one cluster."""
+
+    def __init__(self, control_plane: ControlPlane, hypervisor: Hypervisor, array: DiskArray) -> None:
+        self._cp = control_plane
+        self._hypervisor = hypervisor
+        self._array = array
+
+    def around(self, guest: Guest, *, agent: bool = True, vm_annotations: Mapping[str, str] | None = None) -> World:
+        """Namespace, volume, VirtualMachine and node for a guest that was started; returns when all of it runs.
+
+        Without `agent` it waits for the guest's last word on its console instead.
+        """
+        client = self._cp.client
+        namespace, _, name = guest.domain.partition("_")
+        client.create(make_namespace(namespace))
+        self._array.claim("data", namespace, guest.data_disk)
+        disks = {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}
+        client.create(make_vm(name, namespace, guest=disks, annotations=vm_annotations))
+        node = Node(self._cp, namespace, guest.run_kubevirt, self._hypervisor.environment).start()
+        pod = node.run(name, namespace)
+        if agent:
+            guest.wait_agent()
+        else:
+            guest.wait_console("ready")
+        return World(client, namespace, name, node, guest, pod["metadata"]["name"])
