@@ -19,7 +19,9 @@ Client: get, find, list, create, post, replace, apply, patch, delete, request, w
   reason, message. Resources by plural ("pods"), objects by their own apiVersion and kind.
 
 Binaries are built once (build.py; `python -m tests.infra.controlplane` does it ahead of time). pytest fixtures:
-fixtures.py. Nothing here runs pods: there is no kubelet, scheduler, controller-manager or garbage collector. So a deleted
+fixtures.py.
+
+Nothing here runs pods: there is no kubelet, scheduler, controller-manager or garbage collector. So a deleted
 namespace stays Terminating, what an object owned stays after it, and a pod on a node is deleted with
 `grace_seconds=0`. What stands in for the missing parts is in stand_ins.py.
 """
