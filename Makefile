@@ -5,14 +5,17 @@ BIN := $(VENV)/bin
 # tests/packaging/test_locks.py holds the Dockerfile and the test environments to the same options.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
 COMPILE_LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate $(if $(UPGRADE),--upgrade)
+# Most tests wait most of the time, so more of them run at once than there are processors. The tests of a module share a
+# control plane; modules are started in their order, because those of one folder share one too.
+PYTEST := $(BIN)/python -m pytest -q --dist loadgroup --no-loadscope-reorder
 # Progress is to be seen as it happens.
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test e2e unit lint type imports check fmt demo bench run request certs lock image clean
+.PHONY: help venv test test-cluster e2e coverage lint type imports check fmt demo bench run request certs lock image clean
 
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Try it
 demo: venv ## Real etcd, kube-apiserver and virt-controller: watch VMs get their hooks, and change them
@@ -47,14 +50,20 @@ $(VENV)/.installed: $(VENV)/.runtime
 	$(BIN)/python -m pip check
 	@touch $@
 
-test: venv check ## Static checks, then all tests on the real control plane
-	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/databases --cov --cov-report=term:skip-covered
+test: check ## Static checks, and the tests that need no control plane (4 minutes)
+	$(PYTEST) -n 4 -m "not cluster and not e2e"
 
-e2e: venv ## Backups by Velero of real guests and databases; as root, with the Debian packages in .ci/packages
-	$(BIN)/python -m pytest tests/e2e tests/databases
+test-cluster: venv ## The tests on a real control plane, built first if it is missing (18 minutes)
+	$(BIN)/python -m tests.infra.prepare cluster
+	$(PYTEST) -n 2 -m "cluster and not exclusive"
+	$(PYTEST) -n 0 -m exclusive
 
-unit: venv ## The tests that need no control plane
-	$(BIN)/python -m pytest -q tests/core tests/scripts tests/admission tests/server tests/cli tests/tls
+e2e: venv ## Velero backs up real guests and databases; as root, with the Debian packages of .ci/packages (15 minutes)
+	$(BIN)/python -m tests.infra.prepare cluster e2e
+	$(PYTEST) -n 2 -m e2e
+
+coverage: venv ## Which lines the tests without a control plane run
+	$(PYTEST) -n 4 -m "not cluster and not e2e" --cov --cov-report=term:skip-covered
 
 check: lint type imports ## Static checks
 

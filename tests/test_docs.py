@@ -20,7 +20,7 @@ from tests.infra.factories import NAME, NAMESPACE, make_pod
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs"
 PAGE = (FOLDER / "backup-administrators.md").read_text()
-PARTS = ROOT / "tests" / "controlplane" / "parts"
+PARTS = ROOT / "tests" / "infra" / "controlplane" / "parts"
 SCRIPTS = "\n".join(path.read_text() for path in (ROOT / "app" / "core" / "scripts").glob("*.sh"))
 
 NOTES = dict(re.findall(r"^\[\^([\w-]+)\]: (.+)$", PAGE, re.MULTILINE))

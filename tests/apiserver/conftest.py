@@ -11,15 +11,14 @@ A test that stops the replica, routes the registration elsewhere or starts more 
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import pytest
 
+from tests.apiserver.whole_run import judge, judge_registration
 from tests.infra.controlplane import Client, ControlPlane, make_namespace
 from tests.infra.installation import Installation, Replica, serving
 
-HERE = Path(__file__).parent
 SetPolicy: TypeAlias = Callable[[str | Mapping[str, object] | None], None]
 
 
@@ -31,14 +30,6 @@ class NewNamespace(Protocol):
     ) -> str: ...
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put test_whole_run.py last of this folder: it judges what all the others brought about."""
-    places = [place for place, item in enumerate(items) if item.path.parent == HERE]
-    ordered = sorted((items[place] for place in places), key=lambda item: item.path.name == "test_whole_run.py")
-    for place, item in zip(places, ordered, strict=True):
-        items[place] = item
-
-
 DEFAULT_POLICY: Mapping[str, object] = {"default": {"level": "filesystem"}}
 
 
@@ -47,16 +38,18 @@ def installation(control_plane: ControlPlane) -> Iterator[Installation]:
     """The shipped manifests and one ready replica; DEFAULT_POLICY is in force."""
     with serving(control_plane, DEFAULT_POLICY) as installed:
         yield installed
+        judge(installed)
 
 
 @pytest.fixture(scope="package")
-def apart(request: pytest.FixtureRequest) -> Iterator[Installation]:
+def apart(real_parts: None, request: pytest.FixtureRequest) -> Iterator[Installation]:
     """The product on another control plane with virt-controller, where a test may have the API server see failures."""
     with ControlPlane() as cp:
         cp.install_kubevirt()
         cp.start_virt_controller()
         with serving(cp, DEFAULT_POLICY) as installed:
             yield installed
+            judge_registration(cp)
         cp.keep |= request.session.testsfailed > 0
 
 

@@ -25,7 +25,7 @@ GRACE = 3
 
 
 @pytest.fixture(scope="module")
-def installation() -> Iterator[Installation]:
+def installation(real_parts: None) -> Iterator[Installation]:
     """Two replicas on a control plane of their own, impatient ones."""
     env = {"VM_CONSISTENCY_AGENT_GRACE": str(AGENT_GRACE), "VM_CONSISTENCY_POLICY_GRACE": str(GRACE)}
     with ControlPlane() as cp:

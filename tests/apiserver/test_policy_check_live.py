@@ -241,6 +241,7 @@ class TestPermissions:
         assert "you need permission to list, in all namespaces: " + missing in said
 
 
+@pytest.mark.usefixtures("real_parts")
 def test_clusters_that_cannot_be_asked(tmp_path: Path) -> None:
     with ControlPlane() as cp:
         without_kubevirt = check({}, tmp_path, cp.kubeconfig)

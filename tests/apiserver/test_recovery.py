@@ -22,7 +22,7 @@ STORES = ("namespaces", "virtualmachines", "virtualmachineinstances", "kubevirts
 
 
 @pytest.fixture(scope="module")
-def installation(request: pytest.FixtureRequest) -> Iterator[Installation]:
+def installation(real_parts: None, request: pytest.FixtureRequest) -> Iterator[Installation]:
     """The product on a control plane that has never heard of KubeVirt."""
     with ControlPlane() as cp:
         installed = Installation(cp)

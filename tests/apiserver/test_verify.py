@@ -132,6 +132,7 @@ class TestRefusals:
         assert f"{name!r} is no name of a VM" in refused(namespace, kubeconfig, vm=name)
 
 
+@pytest.mark.usefixtures("real_parts")
 def test_clusters_without_kubevirt_and_without_an_answer(tmp_path: Path) -> None:
     with ControlPlane() as cp:
         assert "KubeVirt is not installed there" in refused("default", cp.kubeconfig)

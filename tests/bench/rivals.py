@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.clocks import Clocks
-from tests.infra.controlplane.build import Part, ensure
+from tests.infra.controlplane.build import PARTS, ensure
 
-RIVALS = Part(
-    "rivals",
-    Path(__file__).parent / "rivals",
-    {"controllerruntime": "./controllerruntime", "sameanswer": "./sameanswer", "load": "./load", "send": "./send"},
-)
+RIVALS = PARTS["rivals"]
 
 CONNECTIONS = 8
 

@@ -3,12 +3,15 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from tests.bench.measure import CREATES, DIRECT, Plan, Results, Rounds, run
 from tests.bench.report import as_json, goals, table
 from tests.bench.rivals import Load
 from tests.bench.stage import GO, LIMIT, OURS, stage
 
 
+@pytest.mark.usefixtures("alone")
 def test_everything_is_measured() -> None:
     with stage() as built:  # fails where a contender's pod differs from the webhook's
         results = run(built, Plan(rounds=1, seconds=0.5, warm_up=0.3, attempts=1, starts=1))

@@ -15,6 +15,7 @@ from tests.bench.scale.stage import FLIPS, scale_stage
 MACHINES = 20
 
 
+@pytest.mark.usefixtures("alone")
 def test_everything_is_measured() -> None:
     with scale_stage(MACHINES) as built:
         results = run(built, ScalePlan(rounds=1, quiet=0.5, gentle=0.5, settle=0.0))
@@ -30,6 +31,7 @@ def test_everything_is_measured() -> None:
     assert "bare client, another level" in table(results)
 
 
+@pytest.mark.usefixtures("alone")
 def test_what_virt_controller_does_is_counted() -> None:
     with kubevirt.kubevirt_stage(3) as built:
         results = kubevirt.run(built, kubevirt.KubeVirtPlan(idle=1.0, still=1.0))

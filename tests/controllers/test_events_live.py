@@ -20,7 +20,7 @@ from tests.infra.installation import NAME, NAMESPACE, POLICY, Installation, poli
 
 
 @pytest.fixture(scope="module")
-def control_plane() -> Iterator[ControlPlane]:
+def control_plane(real_parts: None) -> Iterator[ControlPlane]:
     with ControlPlane() as started:
         started.install_kubevirt()
         Installation(started).apply()

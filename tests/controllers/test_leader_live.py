@@ -23,7 +23,7 @@ TIMINGS = LeaseTimings(duration=3, deadline=2, renew=0.5, request=0.9)
 
 
 @pytest.fixture(scope="module")
-def control_plane() -> Iterator[ControlPlane]:
+def control_plane(real_parts: None) -> Iterator[ControlPlane]:
     with ControlPlane() as started:
         Installation(started).apply()
         yield started

@@ -29,7 +29,7 @@ NAMES = ("vm-consistency.vm-consistency.svc", LOOPBACK)
 
 
 @pytest.fixture(scope="module")
-def control_plane() -> Iterator[ControlPlane]:
+def control_plane(real_parts: None) -> Iterator[ControlPlane]:
     with ControlPlane() as started:
         Installation(started).apply()
         yield started

@@ -1,18 +1,16 @@
 """Parts are built once, and when they cannot be, the reason is shown."""
 
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.infra.controlplane import build
-from tests.infra.controlplane.build import PARTS, Part, ensure, ensure_all
+from tests.infra.controlplane.build import PARTS, Part, ensure
 from tests.infra.controlplane.progress import BuildError
 
 
 @pytest.fixture
-def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Part:
+def part(real_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Part:
     ensure(PARTS["etcd"])  # settles which Go is used before the cache moves
     monkeypatch.setenv("VM_CONSISTENCY_CACHE", str(tmp_path / "cache"))
     module = tmp_path / "module"
@@ -48,7 +46,7 @@ def test_a_build_that_fails_shows_what_the_compiler_said_and_leaves_nothing(part
 
 
 def test_binaries_of_envtest_are_used_and_a_missing_one_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
     etcd = tmp_path / "etcd"
@@ -58,10 +56,3 @@ def test_binaries_of_envtest_are_used_and_a_missing_one_is_named(
     assert ensure(PARTS["etcd"]) == {"etcd": etcd}
     with pytest.raises(BuildError, match=r"kube\S+ is not an executable file"):
         ensure(PARTS["kubernetes"])
-
-
-def test_parts_on_demand_are_built_by_name_only(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "PARTS", {"small": part, "late": replace(part, name="late", on_demand=True)})
-
-    assert [path.parent.name.partition("-")[0] for path in ensure_all().values()] == ["small"]
-    assert [path.parent.name.partition("-")[0] for path in ensure_all("late").values()] == ["late"]

@@ -33,7 +33,7 @@ NAMESPACE = "control-plane-itself"
 
 
 @pytest.fixture(scope="module")
-def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+def control_plane(real_parts: None, request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """One for this module alone: KubeVirt runs five migrations at a time, and those of other tests never end."""
     yield from kubevirt_cluster(request)
 

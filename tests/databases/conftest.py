@@ -25,7 +25,7 @@ PACKAGES = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _packages() -> None:
+def prerequisites() -> None:
     missing = [name for name, needs in PACKAGES.items() if not list(Path("/").glob(needs[1:]))]
     if missing:
         pytest.fail(f"these tests need: apt-get install --no-install-recommends {' '.join(missing)}", pytrace=False)

@@ -18,7 +18,7 @@ SPACES = ("team-a", "team-b", "team-c")
 
 
 @pytest.fixture(scope="package")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Installation]:
+def cluster(real_parts: None, request: pytest.FixtureRequest) -> Iterator[Installation]:
     """The product's manifests and KubeVirt's kinds, without virt-controller."""
     with ControlPlane() as cp:
         cp.install_kubevirt()

@@ -21,7 +21,7 @@ AT_ONCE, LATER = 5, 5
 
 
 @pytest.fixture(scope="module")
-def apart(request: pytest.FixtureRequest) -> Iterator[Installation]:
+def apart(real_parts: None, request: pytest.FixtureRequest) -> Iterator[Installation]:
     """The product next to a real virt-controller, in a control plane whose webhook goes astray."""
     with ControlPlane() as cp:
         cp.install_kubevirt()

@@ -8,7 +8,7 @@ from tests.infra.controlplane import ControlPlane
 
 
 @pytest.fixture(scope="package")
-def api() -> Iterator[ControlPlane]:
+def api(real_parts: None) -> Iterator[ControlPlane]:
     with ControlPlane() as control_plane:
         control_plane.install_kubevirt()
         yield control_plane

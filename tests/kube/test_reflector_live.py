@@ -216,6 +216,7 @@ async def test_an_api_server_that_stands_still_is_noticed(api: ControlPlane) -> 
     gc.collect()  # here, where the warning is expected
 
 
+@pytest.mark.usefixtures("real_parts")
 async def test_a_compacted_etcd_is_listed_anew(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "vm-consistency.watch")
     with ControlPlane(apiserver_flags=["--watch-cache=false"], audit_level="None") as api:

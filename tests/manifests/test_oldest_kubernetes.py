@@ -2,17 +2,14 @@
 
 import json
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.infra.controlplane.build import Part, ensure
+from tests.infra.controlplane.build import ensure_all
 from tests.manifests.edits import EDITS
 from tests.manifests.overlay import Overlay
 from tests.manifests.updates import UPDATES, State
-
-OLDEST = Part("oldest", Path(__file__).parent / "oldest", {"oldest": "."})
 
 OURSELVES = "system:serviceaccount:vm-consistency:vm-consistency"
 SOMEBODY = "system:serviceaccount:kubevirt:kubevirt-controller"
@@ -20,7 +17,7 @@ SOMEBODY = "system:serviceaccount:kubevirt:kubevirt-controller"
 
 def evaluate(webhook: dict[str, Any], requests: list[dict[str, Any]]) -> dict[str, Any]:
     """Compile the conditions and answer, for each request, whether it would be sent."""
-    program = ensure(OLDEST)["oldest"]
+    program = ensure_all("oldest")["oldest"]
     asked = json.dumps({"webhook": webhook, "requests": requests})
     ran = subprocess.run([program], input=asked, capture_output=True, text=True, check=True)
     answer: dict[str, Any] = json.loads(ran.stdout)
@@ -85,6 +82,7 @@ def test_the_policy_is_sent_by_its_name_unless_we_write_it(overlay: Overlay, ope
         pytest.param("object.metadata.annotations['a'] == 'b'", "no such key", id="not-null-safe"),
     ],
 )
+@pytest.mark.usefixtures("real_parts")
 def test_the_check_would_notice(expression: str, complaint: str) -> None:
     webhook = {"name": "a.b.c", "matchConditions": [{"name": "condition", "expression": expression}]}
     [error, *_] = evaluate(webhook, [_create()])["errors"]

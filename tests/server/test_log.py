@@ -57,7 +57,9 @@ LOOP.append(LOOP)
 
 
 @pytest.mark.parametrize(
-    "value", [{1: "a"}, {"a", "b"}, object(), b"\xff", 2**80, "\udcff", "a\nb", ValueError("x"), LOOP], ids=ascii
+    "value",
+    [{1: "a"}, {"a", "b"}, object(), b"\xff", 2**80, "\udcff", "a\nb", ValueError("x"), LOOP],
+    ids=["keys-not-text", "set", "object", "bytes", "big-integer", "surrogate", "two-lines", "exception", "loop"],
 )
 def test_values_of_any_kind_are_one_line(value: object) -> None:
     parsed = line(message="a\nb", field=value, namespace="shop")

@@ -18,7 +18,7 @@ Process: start(), stop(), kill(), pause(), resume(), restart(), launch(), wait_r
 Client: get, find, list, create, post, replace, apply, patch, delete, request, with_token; warnings. ApiError: status,
   reason, message. Resources by plural ("pods"), objects by their own apiVersion and kind.
 
-Binaries are built once (build.py; `python -m tests.infra.controlplane` does it ahead of time). pytest fixtures:
+Binaries are built once (build.py; `python -m tests.infra.prepare` does it ahead of time). pytest fixtures:
 fixtures.py.
 
 Nothing here runs pods: there is no kubelet, scheduler, controller-manager or garbage collector. So a deleted

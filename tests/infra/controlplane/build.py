@@ -1,7 +1,6 @@
 """Builds the real parts of the control plane from Go modules, once, into a cache outside the checkout.
 
-`python -m tests.infra.controlplane [PART...]` builds what is missing and prints where it is. Parts that only the tests
-with a real guest need are built when they are asked for by name.
+`python -m tests.infra.prepare` builds them ahead of time.
 
 Environment: VM_CONSISTENCY_CACHE is the cache folder (default `$XDG_CACHE_HOME/vm-consistency`, else
 `~/.cache/vm-consistency`). With KUBEBUILDER_ASSETS set, etcd, kube-apiserver and kubectl come from that folder, as
@@ -18,10 +17,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from tests.infra.controlplane.progress import BuildError, exclusive, run_visibly
+from tests.infra.controlplane.progress import BuildError, cache_folder, exclusive, run_visibly
 from tests.infra.controlplane.toolchain import GoToolchain, find_toolchain
 
 _MODULES = Path(__file__).parent / "parts"
+_TESTS = Path(__file__).parents[2]
 _STAMP = "-X k8s.io/component-base/version."
 _KUBERNETES_VERSION = f"{_STAMP}gitVersion=v1.36.3 {_STAMP}gitMajor=1 {_STAMP}gitMinor=36"
 
@@ -31,8 +31,8 @@ class Part:
     """One Go module and what is built from it.
 
     `binaries` maps a file name to the Go package it is built from; `printed` maps a file name to a package whose
-    program prints that file. Linker flags `-s -w` are always given. `on_demand`: only tests/e2e needs it. `cgo`: it
-    links against a C library of this machine, so it is built with a C compiler.
+    program prints that file. Linker flags `-s -w` are always given. `suite`: whose tests need it first, a suite of
+    tests/infra/suites.py. `cgo`: it links against a C library of this machine, so it is built with a C compiler.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Part:
     binaries: Mapping[str, str]
     printed: Mapping[str, str] = field(default_factory=dict)
     ldflags: str = ""
-    on_demand: bool = False
+    suite: str = "cluster"
     cgo: bool = False
 
     @property
@@ -72,52 +72,61 @@ PARTS: Mapping[str, Part] = {
                 "virt-freezer": "kubevirt.io/kubevirt/cmd/virt-freezer",
                 "virt-probe": "kubevirt.io/kubevirt/cmd/virt-probe",
             },
-            on_demand=True,
+            suite="e2e",
         ),
         Part(
             "kubevirt-1.7.0",  # the last minor version that does not put a pod's hooks back
             _MODULES / "kubevirt-1.7.0",
             {"virt-controller": "kubevirt.io/kubevirt/cmd/virt-controller"},
-            on_demand=True,
+            suite="e2e",
         ),
-        Part("kwok", _MODULES / "kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, on_demand=True),
+        Part("kwok", _MODULES / "kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, suite="e2e"),
         Part(
             "velero",
             _MODULES / "velero",
             {"velero": "github.com/vmware-tanzu/velero/cmd/velero"},
             # Else every server listens on port 8080 of all addresses as well, and no flag says otherwise.
             ldflags="-X sigs.k8s.io/controller-runtime/pkg/metrics/server.DefaultBindAddress=0",
-            on_demand=True,
+            suite="e2e",
         ),
         Part(
             "velero-plugin-aws",
             _MODULES / "velero-plugin-aws",
             {"velero-plugin-for-aws": "github.com/vmware-tanzu/velero-plugin-for-aws/velero-plugin-for-aws"},
-            on_demand=True,
+            suite="e2e",
         ),
-        Part("snapshotter", _MODULES / "snapshotter", {"velero-plugin-disk-images": "."}, on_demand=True),
-        Part("bridge", _MODULES / "bridge", {"launcher-bridge": "./launcher-bridge"}, on_demand=True, cgo=True),
+        Part("snapshotter", _MODULES / "snapshotter", {"velero-plugin-disk-images": "."}, suite="e2e"),
+        Part(
+            "rivals",
+            _TESTS / "bench" / "rivals",
+            {
+                "controllerruntime": "./controllerruntime",
+                "sameanswer": "./sameanswer",
+                "load": "./load",
+                "send": "./send",
+            },
+        ),
+        Part("oldest", _MODULES / "oldest", {"oldest": "."}),  # CEL as the oldest supported kube-apiserver compiles it
+        Part("bridge", _MODULES / "bridge", {"launcher-bridge": "./launcher-bridge"}, suite="e2e", cgo=True),
     )
 }
 
 _FLAGS = ("-v", "-trimpath", "-buildvcs=false")
 
+refusal: str | None = None
+"""Why no part may be used just now; tests/infra/suites.py sets it for tests that are to need none."""
+
 _ASSETS = frozenset({"etcd", "kube-apiserver", "kubectl"})
-
-
-def cache_folder() -> Path:
-    """Where built parts are kept; survives `git clean`."""
-    if chosen := os.environ.get("VM_CONSISTENCY_CACHE"):
-        return Path(chosen).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "vm-consistency"
 
 
 def ensure(part: Part) -> dict[str, Path]:
     """Return the part's files by name, building them if they are missing.
 
-    Raises BuildError when they cannot be built, or when KUBEBUILDER_ASSETS is set and lacks one.
+    Raises BuildError when they cannot be built, when KUBEBUILDER_ASSETS is set and lacks one, and while `refusal` is
+    set.
     """
+    if refusal:
+        raise BuildError(refusal)
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if assets and part.files <= _ASSETS:
         return {name: _asset(Path(assets), name) for name in part.files}
@@ -131,13 +140,8 @@ def ensure(part: Part) -> dict[str, Path]:
 
 
 def ensure_all(*names: str) -> dict[str, Path]:
-    """Like `ensure` for several parts by name; without a name all but those on demand."""
-    files: dict[str, Path] = {}
-    for name in names or [name for name, part in PARTS.items() if not part.on_demand]:
-        if name not in PARTS:
-            raise BuildError(f"There is no part {name!r}; there are {', '.join(PARTS)}.")
-        files |= ensure(PARTS[name])
-    return files
+    """Like `ensure` for several parts by name."""
+    return {name: path for part in names for name, path in ensure(PARTS[part]).items()}
 
 
 @cache

@@ -7,6 +7,7 @@ import pytest
 
 from tests.infra.controlplane.client import Client
 from tests.infra.controlplane.cluster import ControlPlane
+from tests.infra.controlplane.progress import using_the_machine
 from tests.infra.controlplane.stand_ins import stand_in_cdi
 
 ENDLESS_MIGRATIONS = {"parallelMigrationsPerCluster": 100, "parallelOutboundMigrationsPerNode": 100}
@@ -14,7 +15,19 @@ ENDLESS_MIGRATIONS = {"parallelMigrationsPerCluster": 100, "parallelOutboundMigr
 
 
 @pytest.fixture(scope="session")
-def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+def real_parts() -> None:
+    """What a test or fixture asks for that uses parts built from source (tests/infra/suites.py)."""
+
+
+@pytest.fixture
+def alone(real_parts: None) -> Iterator[None]:
+    """What a test asks for that measures: nothing is built meanwhile, and the marker `exclusive` keeps tests away."""
+    with using_the_machine(alone=True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def control_plane(real_parts: None, request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """One control plane with KubeVirt, CDI's kinds and virt-controller for the whole session.
 
     Its folder with the logs stays when a test of the session failed. A test that changes cluster-wide objects or

@@ -14,6 +14,14 @@ from typing import IO
 HEARTBEAT_SECONDS = 10.0
 
 
+def cache_folder() -> Path:
+    """Where built parts are kept; survives `git clean`."""
+    if chosen := os.environ.get("VM_CONSISTENCY_CACHE"):
+        return Path(chosen).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "vm-consistency"
+
+
 class BuildError(Exception):
     """A part cannot be built or found; the message says what to do."""
 
@@ -64,6 +72,24 @@ def _lines_and_last(descriptor: int) -> tuple[int, str]:
     text = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     lines = text.decode(errors="replace").splitlines()
     return len(lines), lines[-1][:80] if lines else "the start"
+
+
+@contextmanager
+def using_the_machine(*, alone: bool) -> Iterator[None]:
+    """Keep benchmarks (`alone`) and builds from running at the same time; says so when it has to wait.
+
+    Several processes may build at once. One that waits to be alone waits for all of them.
+    """
+    path = cache_folder() / "machine.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("a benchmark runs; waiting for it" if not alone else "parts are being built; waiting for that")
+            fcntl.flock(handle, kind)
+        yield
 
 
 @contextmanager

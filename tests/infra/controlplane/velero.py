@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from tests.infra.controlplane.build import cache_folder
 from tests.infra.controlplane.client import ApiError, Client, Json
+from tests.infra.controlplane.progress import cache_folder
 from tests.infra.controlplane.toolchain import find_toolchain
 from tests.infra.controlplane.waiting import wait_for
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.infra.controlplane.build import cache_folder
-from tests.infra.controlplane.progress import BuildError, exclusive, run_visibly
+from tests.infra.controlplane.progress import BuildError, cache_folder, exclusive, run_visibly
 
 _RELEASE = "bookworm"
 _PACKAGES = ("linux-image-cloud-amd64", "qemu-guest-agent", "kmod", "initramfs-tools", "postgresql")

@@ -18,9 +18,8 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from tests.infra.controlplane import ControlPlane, Json
-from tests.infra.controlplane.build import cache_folder
 from tests.infra.controlplane.processes import accepts
-from tests.infra.controlplane.progress import BuildError, exclusive, run_visibly
+from tests.infra.controlplane.progress import BuildError, cache_folder, exclusive, run_visibly
 
 _REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
@@ -38,7 +37,7 @@ class S3:
         self.url = f"http://127.0.0.1:{port}"
         self.process = control_plane.supervise(
             "s3",
-            [_python_with_moto(), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [ensure_moto(), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
             ready=lambda: accepts(port),
         )
 
@@ -73,7 +72,8 @@ class S3:
         return objects
 
 
-def _python_with_moto() -> Path:
+def ensure_moto() -> Path:
+    """Return the Python that has moto, installing it first when it is missing. Raises BuildError."""
     home = cache_folder() / f"moto-{hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()[:16]}"
     with exclusive(home):
         if not home.exists():
