@@ -87,7 +87,7 @@ bench: venv ## Throughput, latency, start-up, memory and scale against rivals (h
 lock: venv ## Write all locks after a change of pyproject.toml or a .in file; UPGRADE=1 takes newer versions as well
 	$(COMPILE_LOCK) -o requirements.txt pyproject.toml
 	$(COMPILE_LOCK) -c requirements.txt -o requirements-dev.txt pyproject.toml --group dev
-	for input in $$(git ls-files 'tests/*requirements*.in'); do $(COMPILE_LOCK) -o $${input%.in}.txt $$input; done
+	for input in $$(find tests -name 'requirements*.in'); do $(COMPILE_LOCK) -o $${input%.in}.txt $$input; done
 
 ##@ Ship
 image: ## Build the container image

