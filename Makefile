@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 COMPILE_LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 # Most tests wait most of the time, so more of them run at once than there are processors. The tests of a module share a
 # control plane; modules are started in their order, because those of one folder share one too.
-PYTEST := $(BIN)/python -m pytest -q
+PYTEST := $(BIN)/python -m pytest -q --durations=15
 # Progress is to be seen as it happens.
 export PYTHONUNBUFFERED := 1
 
