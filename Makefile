@@ -21,8 +21,9 @@ help: ## Show this help
 demo: venv ## Real etcd, kube-apiserver and virt-controller: watch VMs get their hooks, and change them
 	$(BIN)/python -m tests.demo
 
-run: $(VENV)/.runtime certs/tls.crt ## The webhook alone, without a cluster, with the policy of POLICY=FILE
-	VM_CONSISTENCY_HOST=127.0.0.1 $(BIN)/python -m app serve --policy $(or $(POLICY),tests/demo/policy.yaml) --certs certs
+run: $(VENV)/.runtime certs/tls.crt ## The webhook alone, with the policy of POLICY=FILE and VMs and Namespaces of OBJECTS=DIR
+	VM_CONSISTENCY_HOST=127.0.0.1 $(BIN)/python -m app serve --policy $(or $(POLICY),tests/demo/policy.yaml) --certs certs \
+	  $(if $(OBJECTS),--objects $(OBJECTS))
 
 request: ## Send the sample AdmissionReview to `make run`
 	curl -sS --cacert certs/ca.crt -H 'Content-Type: application/json' \

@@ -44,11 +44,19 @@ def serve(
     certs: Annotated[
         Path | None, typer.Option(help="With --policy: the folder with tls.crt and tls.key; reloaded too.")
     ] = None,
+    objects: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --policy: a folder with Namespaces, VirtualMachines and VirtualMachineInstances as `kubectl get "
+            "-o yaml` prints them (.yaml, .yml or .json); they are known as if they were in a cluster, and reloaded.",
+        ),
+    ] = None,
 ) -> None:
     """Run the webhook and its controllers; settings are read from VM_CONSISTENCY_* variables."""
     from app.cli.serve import run
 
-    run(kubeconfig=kubeconfig, context=context, policy=policy, certs=certs)
+    run(kubeconfig=kubeconfig, context=context, policy=policy, certs=certs, objects=objects)
 
 
 @cli.command()

@@ -6,15 +6,14 @@ from typing import Any
 import jsonpatch
 import orjson
 import typer
-import yaml
 
 from app.cli.output import FINDING, Output, misuse, print_json, read_settings, read_text
 from app.cli.policy import load
-from app.core.bounded_yaml import check_bounds
 from app.core.budget import Budget, post_budget, pre_budget, total
 from app.core.decision import Decision, decide, ignored
 from app.core.hooks import is_script
 from app.core.launcher import NotLauncher, PodView, recognise
+from app.core.manifests import ManifestError, read_manifests
 from app.core.objects import (
     SILENT,
     Facts,
@@ -128,30 +127,17 @@ def _maybe(path: Path | None, *kinds: str) -> list[Object]:
 
 def _read(path: Path, *kinds: str) -> tuple[list[Object], bool]:
     """Return the objects of a file, and whether it was a List or had several documents."""
-    text = read_text(path)
     try:
-        documents = [orjson.loads(text)] if text.lstrip().startswith("{") else _load_yaml(text)
-    except (yaml.YAMLError, ValueError) as error:
-        misuse(f"{path}: {' '.join(str(error).split())}")
-    documents = [document for document in documents if document is not None]
-    objects: list[Any] = []
-    is_list = len(documents) > 1
-    for document in documents:
-        items = document.get("items") if isinstance(document, dict) else None
-        is_list = is_list or isinstance(items, list)
-        objects += items if isinstance(items, list) else [document]
-    for item in objects:
+        read = read_manifests(read_text(path))
+    except ManifestError as error:
+        misuse(f"{path}: {error}")
+    for item in read.objects:
         metadata = item.get("metadata") if isinstance(item, dict) else None
         if not isinstance(metadata, dict) or item.get("kind", kinds[0]) not in kinds:
             misuse(f"{path}: expected {kinds[0]} objects, or a List of them")
-    if not objects and not is_list:
+    if not read.objects and not read.is_list:
         misuse(f"{path}: there is no {kinds[0]} in it")
-    return objects, is_list
-
-
-def _load_yaml(text: str) -> list[Any]:
-    check_bounds(text)
-    return list(yaml.load_all(text, Loader=yaml.CSafeLoader))
+    return read.objects, read.is_list
 
 
 def _as_json(pod: PodView, decision: Decision, budgets: _Budgets) -> Object:

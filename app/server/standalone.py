@@ -1,4 +1,4 @@
-"""The parts of a process without a cluster: the policy and the certificate are files."""
+"""The parts of a process without a cluster: the policy, the certificate and the objects are files."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -7,11 +7,12 @@ from pathlib import Path
 
 from app.admission.mutate import PodMutator
 from app.admission.validate import validators
+from app.controllers.object_files import ObjectFiles
 from app.controllers.policy_file import PolicyFile
 from app.controllers.policy_keeper import PolicyKeeper
-from app.core.objects import SILENT, Facts, NamespaceView, OwnerReference
+from app.server.health import Check
 from app.server.metrics import Metrics
-from app.server.run import Parts
+from app.server.run import Parts, Worker
 from app.settings import Settings
 from app.tls.serving import ServingContext
 from app.tls.source import FileSource
@@ -20,8 +21,8 @@ _log = logging.getLogger("vm-consistency")
 
 
 @asynccontextmanager
-async def assemble(settings: Settings, policy: Path, certs: Path) -> AsyncIterator[Parts]:
-    """Assemble a webhook that knows of no cluster.
+async def assemble(settings: Settings, policy: Path, certs: Path, objects: Path | None = None) -> AsyncIterator[Parts]:
+    """Assemble a webhook that knows of a cluster what the files in `objects` tell, or nothing.
 
     Raises CertificateError where `certs` holds no good pair.
     """
@@ -30,24 +31,18 @@ async def assemble(settings: Settings, policy: Path, certs: Path) -> AsyncIterat
     serving = ServingContext()
     source = FileSource(serving, certs)
     source.load()
-    cluster = _NoCluster()
+    known = ObjectFiles(objects, settings.names)
+    workers: dict[str, Worker] = {"policy-file": PolicyFile(policy, keeper).run, "certificate-files": source.run}
+    checks: dict[str, Check] = {"policy": keeper.problem, "certificate": source.problem}
+    if objects:
+        workers["object-files"], checks["objects"] = known.run, known.problem
     _log.info("serving without a cluster", extra={"port": settings.port, "policy": str(policy)})
     yield Parts(
-        PodMutator(keeper, cluster, settings.names),
+        PodMutator(keeper, known, settings.names),
         serving,
         metrics,
-        {"policy-file": PolicyFile(policy, keeper).run, "certificate-files": source.run},
-        {"policy": keeper.problem, "certificate": source.problem},
-        {"policy": keeper.note},
-        validators(keeper, cluster, settings),
+        workers,
+        checks,
+        {"policy": keeper.note, "objects": known.note},
+        validators(keeper, known, settings),
     )
-
-
-class _NoCluster:
-    """Knows of no Namespace's labels and of no VM: the pod and the policy decide."""
-
-    async def facts(self, namespace: str, vmi: OwnerReference) -> Facts:
-        return Facts(await self.namespace(namespace))
-
-    async def namespace(self, name: str) -> NamespaceView:
-        return NamespaceView(name, {}, SILENT)

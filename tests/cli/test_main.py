@@ -72,6 +72,10 @@ SERVE_MISUSE = [
     pytest.param(["--kubeconfig", "{kubeconfig}", "--context", "other"], {}, "other", id="no-context"),
     pytest.param(["--policy", "policy.yaml"], {}, "--policy and --certs belong together", id="policy-alone"),
     pytest.param(["--certs", "certs"], {}, "--policy and --certs belong together", id="certs-alone"),
+    pytest.param(["--objects", "{folder}"], {}, "--objects to both", id="objects-alone"),
+    pytest.param(
+        ["--policy", "{kubeconfig}", "--certs", "{folder}", "--objects", "o"], {}, "o: no such folder", id="no-objects"
+    ),
     pytest.param(["--policy", "{kubeconfig}", "--certs", "{folder}"], {}, "make certs", id="no-certificates"),
     pytest.param(["--policy", "p", "--certs", "{folder}"], {}, "p: no such file", id="no-policy"),
 ]

@@ -6,7 +6,7 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPMessage
 from pathlib import Path
@@ -21,9 +21,11 @@ ROOT = Path(__file__).parents[2]
 
 
 class Served:
-    """`serve --policy FILE --certs DIR` below one folder."""
+    """`serve --policy FILE --certs DIR` below one folder, with further `options`."""
 
-    def __init__(self, folder: Path, port: Port, ops_port: Port, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, port: Port, ops_port: Port, options: Sequence[str | Path], env: Mapping[str, str]
+    ) -> None:
         self.port, self.ops_port = port, ops_port
         self.policy, self.certs = folder / "policy.yaml", folder / "certs"
         self._ops = f"http://{LOOPBACK}:{ops_port}"
@@ -32,7 +34,7 @@ class Served:
         settings = {"HOST": LOOPBACK, "PORT": str(port), "OPS_PORT": str(ops_port), **env}
         self.process = Process(
             "webhook",
-            [sys.executable, "-m", "app", "serve", "--policy", self.policy, "--certs", self.certs],
+            [sys.executable, "-m", "app", "serve", "--policy", self.policy, "--certs", self.certs, *options],
             folder / "log",
             ready=lambda: self.ops("/readyz")[0] == 200,
             env={**os.environ, **{f"VM_CONSISTENCY_{name}": value for name, value in settings.items()}},
@@ -66,11 +68,11 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *, start: bool = True, **env: str) -> Iterator[Served]:
+def served(folder: Path, *, start: bool = True, options: Sequence[str | Path] = (), **env: str) -> Iterator[Served]:
     """A process with `VM_CONSISTENCY_*` settings, ready on entry if it is to be started, and ended at the end."""
     port, ops_port = Port(), Port()
     try:
-        webhook = Served(folder, port, ops_port, env)
+        webhook = Served(folder, port, ops_port, options, env)
         if start:
             webhook.process.start()
         try:
