@@ -12,14 +12,18 @@ PYTEST := $(BIN)/python -m pytest -q --durations=15
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-cluster e2e coverage lint type imports check fmt demo bench run request certs lock image clean
+.PHONY: help venv test test-cluster e2e coverage lint type imports check fmt demo demo-cluster bench run request certs lock image clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Try it
-demo: venv ## Real etcd, kube-apiserver and virt-controller: watch VMs get their hooks, and change them
-	$(BIN)/python -m tests.demo
+demo: $(VENV)/.runtime ## The webhook answers recorded reviews of VMs: which hooks each gets, and who decided (a minute)
+	@$(BIN)/python -m tests.demo $(if $(V),-v)
+
+demo-cluster: venv ## The same on real etcd, kube-apiserver and virt-controller, built first; V=1 prints the annotations
+	@$(BIN)/python -m tests.infra.prepare etcd kubernetes kubevirt
+	@$(BIN)/python -m tests.demo.cluster $(if $(V),-v)
 
 run: $(VENV)/.runtime certs/tls.crt ## The webhook alone, with the policy of POLICY=FILE and VMs and Namespaces of OBJECTS=DIR
 	VM_CONSISTENCY_HOST=127.0.0.1 $(BIN)/python -m app serve --policy $(or $(POLICY),tests/demo/policy.yaml) --certs certs \
