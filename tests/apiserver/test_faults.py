@@ -6,7 +6,7 @@ The registration is the shipped one, with only its address changed.
 import json
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 
@@ -15,7 +15,8 @@ from tests.apiserver.pods import PRE, decided, hooks, kubevirt_hooks, owner_of, 
 from tests.apiserver.routing import failed_open, lead_astray, lead_to
 from tests.infra.controlplane import ApiError, Json, launcher_pod, make_vm
 from tests.infra.installation import Installation
-from tests.infra.stand_ins.webhook import Answer, StandInWebhook, allowing, installed_ca, other_ca, patching
+from tests.infra.stand_ins.http_server import HttpResponse
+from tests.infra.stand_ins.webhook import ReviewAnswer, StandInWebhook, allowing, installed_ca, other_ca, patching
 
 SLOW = 15.0
 MARGIN = 1.0
@@ -31,23 +32,20 @@ def _called_again(apart: Installation) -> Iterator[None]:
     lead_to(apart, apart.replicas[0])
 
 
-StandIn = Callable[[Answer], StandInWebhook]
+StandIn = Callable[[ReviewAnswer], StandInWebhook]
 
 
 @pytest.fixture
-def stand_in(apart: Installation, tmp_path: Path) -> Iterator[StandIn]:
+def stand_in(apart: Installation) -> Iterator[StandIn]:
     """Have the API server call a stand-in instead of the webhook."""
-    running: list[StandInWebhook] = []
+    with ExitStack() as running:
 
-    def lead(answer: Answer) -> StandInWebhook:
-        webhook = StandInWebhook(tmp_path, installed_ca(apart.cp.client), answer)
-        running.append(webhook.__enter__())
-        lead_astray(apart, webhook.url, lambda: webhook.probes > 0)
-        return webhook
+        def lead(answer: ReviewAnswer) -> StandInWebhook:
+            webhook = running.enter_context(StandInWebhook(installed_ca(apart.cp.client), answer))
+            lead_astray(apart, webhook.url, lambda: webhook.probes > 0)
+            return webhook
 
-    yield lead
-    for webhook in running:
-        webhook.__exit__(None, None, None)
+        yield lead
 
 
 def assert_starts_without_us(installation: Installation, namespace: str) -> None:
@@ -62,32 +60,32 @@ def assert_starts_without_us(installation: Installation, namespace: str) -> None
     assert record(pod) == {}
 
 
-def other_json(request: Json) -> tuple[int, bytes]:
-    return 200, json.dumps({"apiVersion": "v1", "kind": "Status", "status": "Success"}).encode()
+def other_json(request: Json) -> HttpResponse:
+    return HttpResponse(body=json.dumps({"apiVersion": "v1", "kind": "Status", "status": "Success"}).encode())
 
 
-def no_response(request: Json) -> tuple[int, bytes]:
-    return 200, json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}).encode()
+def no_response(request: Json) -> HttpResponse:
+    return HttpResponse(body=json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}).encode())
 
 
-NONSENSE: dict[str, Answer] = {
-    "no-json": lambda request: (200, b"<html>It works!</html>"),
+NONSENSE: dict[str, ReviewAnswer] = {
+    "no-json": lambda request: HttpResponse(body=b"<html>It works!</html>"),
     "other-json": other_json,
     "no-response": no_response,
-    "empty": lambda request: (200, b""),
+    "empty": lambda request: HttpResponse(),
     "wrong-uid": lambda request: allowing(request, uid="somebody-else"),
     "patch-that-is-no-base64": lambda request: allowing(request, patchType="JSONPatch", patch="%%%"),
     "patch-that-is-no-json": lambda request: patching(request, b"remove the hooks, please"),
     "patch-without-a-type": lambda request: allowing(request, patch="W10="),
-    "http-500": lambda request: (500, b"Internal Server Error"),
-    "http-404": lambda request: (404, b"Not Found"),
+    "http-500": lambda request: HttpResponse(500, b"Internal Server Error"),
+    "http-404": lambda request: HttpResponse(404, b"Not Found"),
     "hangs-up": lambda request: None,
 }
 
 
 @pytest.mark.parametrize("answer", NONSENSE.values(), ids=NONSENSE)
 def test_vms_start_when_the_webhook_talks_nonsense(
-    apart: Installation, namespace_apart: str, stand_in: StandIn, answer: Answer
+    apart: Installation, namespace_apart: str, stand_in: StandIn, answer: ReviewAnswer
 ) -> None:
     webhook = stand_in(answer)
 
@@ -98,7 +96,7 @@ def test_vms_start_when_the_webhook_talks_nonsense(
 def test_vms_start_when_the_webhook_is_slow(apart: Installation, namespace_apart: str, stand_in: StandIn) -> None:
     over = threading.Event()
 
-    def late(request: Json) -> tuple[int, bytes]:
+    def late(request: Json) -> HttpResponse:
         over.wait(SLOW)
         return allowing(request)
 
@@ -118,13 +116,11 @@ def test_vms_start_when_the_webhook_is_down(apart: Installation, namespace_apart
     assert_starts_without_us(apart, namespace_apart)
 
 
-def test_vms_start_when_somebody_else_answers_in_its_place(
-    apart: Installation, namespace_apart: str, tmp_path: Path
-) -> None:
-    def evil(request: Json) -> tuple[int, bytes]:
+def test_vms_start_when_somebody_else_answers_in_its_place(apart: Installation, namespace_apart: str) -> None:
+    def evil(request: Json) -> HttpResponse:
         return patching(request, json.dumps([{"op": "remove", "path": "/metadata/annotations"}]).encode())
 
-    with StandInWebhook(tmp_path, other_ca(), evil) as webhook:
+    with StandInWebhook(other_ca(), evil) as webhook:
         before = failed_open(apart)
         lead_astray(apart, webhook.url, lambda: failed_open(apart) > before)
 

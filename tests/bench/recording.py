@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tests.infra.controlplane import Client, ControlPlane, launcher_pod, make_namespace, make_vm, wait_for
 from tests.infra.controlplane.client import Json
-from tests.infra.stand_ins.recording_webhook import RecordingWebhook
+from tests.infra.stand_ins.webhook import RecordingWebhook
 
 NAMESPACE = "bench"
 VM = "postgres-primary"
@@ -52,7 +52,7 @@ def record(control_plane: ControlPlane) -> Recording:
     client.create(make_namespace(NAMESPACE))
     control_plane.install_kubevirt()
     control_plane.start_virt_controller()
-    with RecordingWebhook(control_plane.folder) as recorder:
+    with RecordingWebhook() as recorder:
         client.create(_registration(recorder))
         wait_for(lambda: _reaches(client, recorder), what="the API server to call the recorder")
         recorder.requests.clear()

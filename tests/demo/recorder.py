@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.infra.controlplane import VIRT_CONTROLLER, ControlPlane, Json, wait_for
-from tests.infra.stand_ins.recording_webhook import RecordingWebhook
+from tests.infra.stand_ins.webhook import RecordingWebhook
 
 _NAME = "a-recorder"
 """The API server calls webhooks in the order of the names of their configurations."""
@@ -33,7 +33,7 @@ class Recorder:
 @contextmanager
 def recording(cp: ControlPlane) -> Iterator[Recorder]:
     """Record until the end; the API server knows the webhook on entry."""
-    with RecordingWebhook(cp.folder) as webhook:
+    with RecordingWebhook() as webhook:
         cp.client.create(_registration(webhook))
 
         def heard() -> bool:

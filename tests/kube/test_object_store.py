@@ -159,7 +159,7 @@ def test_whom_to_trust(tmp_path: Path) -> None:
     bundle = current_bundle(authority, ["127.0.0.1"])
     file = tmp_path / "ca.pem"
     file.write_bytes(bundle.ca_pem)
-    with StandInStore(tmp_path, bundle) as store:
+    with StandInStore(bundle) as store:
         store.files["log"] = log_file(["one\n"])
         for context in (
             trust(file, "", verify=True),

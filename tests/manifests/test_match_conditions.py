@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.core.constants import HOOK_KEYS
 from tests.infra.controlplane import Client, ControlPlane, wait_for
-from tests.infra.stand_ins.recording_webhook import RecordingWebhook
+from tests.infra.stand_ins.webhook import RecordingWebhook
 from tests.manifests.updates import FOREIGN, UPDATES, State, Update
 
 HOOKED = State({**FOREIGN, HOOK_KEYS[0]: '["/bin/true"]'})
@@ -38,7 +38,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def webhook(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordingWebhook]:
+def webhook(control_plane: ControlPlane) -> Iterator[RecordingWebhook]:
     """The shipped registration, pointed at a recorder and seen to work."""
     path = "/webhooks/0/clientConfig"
     client = control_plane.client
@@ -48,7 +48,7 @@ def webhook(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactor
         patch = [{"op": "replace", "path": path, "value": client_config}]
         client.patch("mutatingwebhookconfigurations", "vm-consistency", patch)
 
-    with RecordingWebhook(tmp_path_factory.mktemp("recorder")) as recorder:
+    with RecordingWebhook() as recorder:
         address(recorder.client_config)
 
         def heard() -> bool:
