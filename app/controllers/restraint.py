@@ -46,13 +46,13 @@ class Restraint(Generic[K]):
     _LONGEST: Final = 60.0
     _REMEMBERED: Final = 600.0
 
-    def __init__(self, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._at_once, self._clock = at_once, clock
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
         self._writes: dict[K, list[float]] = {}
 
     def delay(self, key: K) -> float:
         """Seconds until the next write to `key` may be made; 0 if it may be made now."""
-        writes, now = self._writes.get(key, []), self._clock()
+        writes, now = self._writes.get(key, []), time.monotonic()
         lately = sum(now - at < self._REMEMBERED for at in writes)
         if lately < self._at_once:
             return 0.0
@@ -61,7 +61,7 @@ class Restraint(Generic[K]):
     def wrote(self, key: K) -> None:
         """Count a write."""
         writes = self._writes.setdefault(key, [])
-        writes.append(self._clock())
+        writes.append(time.monotonic())
         del writes[: -self._at_once - 8]
 
     def forget(self, key: K) -> None:
@@ -70,7 +70,7 @@ class Restraint(Generic[K]):
 
     def prune(self) -> None:
         """Let go of what no longer matters."""
-        now = self._clock()
+        now = time.monotonic()
         for key in [key for key, writes in self._writes.items() if now - writes[-1] > self._REMEMBERED]:
             del self._writes[key]
 

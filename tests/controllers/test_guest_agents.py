@@ -3,17 +3,19 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from app.controllers.guest_agents import GuestAgents, guest
 from app.core.constants import EFFECTIVE_LEVEL, UPSTREAM
+from app.kube.client import KubeClient
 from app.kube.pods import PodIndex, RunningPod, running_pod
 from app.kube.store import ObjectStore
-from tests.controllers.no_time import in_no_time
-from tests.controllers.pods_stand_in import Recorder
 from tests.infra.factories import NAMESPACE, make_owner, make_pod
+from tests.infra.stand_ins.events import StandInRecorder
+from tests.infra.subscriptions import counted_subscriptions
+from tests.infra.virtual_time import in_virtual_time, pass_time
 
 GRACE = 300
 
@@ -24,12 +26,14 @@ class Guests:
     def __init__(self) -> None:
         self.now = 1000.0
         self.pods: ObjectStore[RunningPod] = ObjectStore()
-        self.recorder = Recorder()
+        self.recorder = StandInRecorder()
         self.shown = 0
         self.index = PodIndex(self.pods)
         self.agents = GuestAgents(
             self.pods, self.index, self.recorder, self.show, UPSTREAM, grace=GRACE, clock=lambda: self.now
         )
+        self.store = self.agents.reflector(cast("KubeClient", None)).store
+        """The instances, which a test puts here as the reflector would."""
         self.told: set[str] = set()
 
     def show(self, count: int) -> None:
@@ -39,10 +43,10 @@ class Guests:
         conditions = [{"type": "Ready", "status": "True"}, {"type": "AgentConnected", "status": str(agent)}]
         status = {"phase": phase, "conditions": conditions}
         item = {"metadata": {"namespace": NAMESPACE, "name": name, "uid": uid or f"vmi-{name}"}, "status": status}
-        self.agents._store.put((NAMESPACE, name), guest(item))
+        self.store.put((NAMESPACE, name), guest(item))
 
     def gone(self, name: str) -> None:
-        self.agents._store.put((NAMESPACE, name), None)
+        self.store.put((NAMESPACE, name), None)
 
     def pod(self, name: str, instance: str, level: str | None = "filesystem", uid: str = "") -> None:
         owner = make_owner(name=instance, uid=uid or f"vmi-{instance}")
@@ -86,10 +90,10 @@ def test_a_guest_without_its_agent_is_told_of_once_when_it_had_time_to_boot(gues
     guests.pod("db-pod", "db")
     assert guests.look() == 0
     assert guests.look(GRACE - 1) == 0
-    assert guests.recorder.told == []
+    assert guests.recorder.events == []
     assert guests.look(1) == 1
     assert guests.look(1000) == 1
-    (told,) = guests.recorder.told
+    (told,) = guests.recorder.events
     assert (told.type, told.reason) == ("Warning", "GuestAgentNotConnected")
     assert (told.about.api_version, told.about.kind) == ("kubevirt.io/v1", "VirtualMachineInstance")
     assert (told.about.namespace, told.about.name, told.about.uid) == (NAMESPACE, "db", "vmi-db")
@@ -105,8 +109,8 @@ def test_an_agent_that_connects_ends_it_and_its_loss_counts_anew(guests: Guests)
     guests.instance("db")
     assert guests.look(GRACE - 1) == 0
     assert guests.look(1) == 1
-    assert len(guests.recorder.told) == 2
-    assert all(told.recurring for told in guests.recorder.told)
+    assert len(guests.recorder.events) == 2
+    assert all(told.recurring for told in guests.recorder.events)
 
 
 def test_other_changes_of_a_guest_do_not_start_its_time_anew(guests: Guests) -> None:
@@ -126,7 +130,7 @@ def test_only_levels_that_freeze_need_an_agent(guests: Guests, level: str | None
     guests.instance("db")
     guests.pod("db-pod", "db", level)
     assert guests.look(GRACE) == count
-    assert len(guests.recorder.told) == count
+    assert len(guests.recorder.events) == count
 
 
 def test_a_level_that_changes_takes_effect(guests: Guests) -> None:
@@ -135,7 +139,7 @@ def test_a_level_that_changes_takes_effect(guests: Guests) -> None:
     assert guests.look(GRACE) == 0
     guests.pod("db-pod", "db", "application")
     assert guests.look() == 1
-    assert "application" in guests.recorder.told[0].message
+    assert "application" in guests.recorder.events[0].message
     guests.pod("db-pod", "db", "crash")
     assert guests.look() == 0
 
@@ -155,7 +159,7 @@ def test_a_guest_that_is_replaced_under_its_name_is_another_one(guests: Guests) 
     guests.pod("db-pod-2", "db", uid="second")
     assert guests.look() == 0, "it is booting"
     assert guests.look(GRACE) == 1
-    assert [told.about.uid for told in guests.recorder.told] == ["vmi-db", "second"]
+    assert [told.about.uid for told in guests.recorder.events] == ["vmi-db", "second"]
 
 
 def test_two_pods_of_a_migration_are_one_guest(guests: Guests) -> None:
@@ -165,7 +169,7 @@ def test_two_pods_of_a_migration_are_one_guest(guests: Guests) -> None:
     assert guests.look(GRACE) == 1
     guests.pods.put((NAMESPACE, "source"), None)
     assert guests.look() == 1
-    assert len(guests.recorder.told) == 1
+    assert len(guests.recorder.events) == 1
     guests.pods.put((NAMESPACE, "target"), None)
     assert guests.look() == 0, "nothing to back up"
 
@@ -176,7 +180,7 @@ def test_pods_of_other_guests_do_not_count(guests: Guests) -> None:
     assert guests.look(GRACE) == 0
 
 
-def test_guests_that_come_and_go_leave_nothing_behind(guests: Guests) -> None:
+def test_guests_that_are_gone_are_forgotten(guests: Guests) -> None:
     for number in range(50):
         guests.instance(f"vm-{number}")
         guests.pod(f"pod-{number}", f"vm-{number}")
@@ -185,26 +189,29 @@ def test_guests_that_come_and_go_leave_nothing_behind(guests: Guests) -> None:
         guests.gone(f"vm-{number}")
     assert guests.look() == 0
     assert guests.told == set()
-    assert guests.agents._without == {}
+    guests.instance("vm-0")
+    assert guests.look(GRACE - 1) == 0, "it has the time to boot again"
+    assert guests.look(1) == 1
 
 
-@in_no_time
+@in_virtual_time
 async def test_the_end_of_a_term_shows_nobody_and_leaves_no_subscription() -> None:
-    guests = Guests()
-    guests.instance("db")
-    guests.pod("db-pod", "db")
-    running = asyncio.create_task(guests.agents.run())
-    await asyncio.sleep(1)
-    assert guests.shown == 0
-    guests.now += GRACE
-    await asyncio.sleep(5)
-    assert guests.shown == 1
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-    assert guests.shown == 0
-    guests.index.close()  # which is the term's
-    assert guests.pods._callbacks == []
+    with counted_subscriptions() as subscriptions:
+        guests = Guests()
+        guests.instance("db")
+        guests.pod("db-pod", "db")
+        running = asyncio.create_task(guests.agents.run())
+        await pass_time(1)
+        assert guests.shown == 0
+        guests.now += GRACE
+        await pass_time(5)
+        assert guests.shown == 1
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        assert guests.shown == 0
+        guests.index.close()  # which lasts as long as the term
+        assert subscriptions.count(guests.pods) == 0
 
 
 def test_of_thousands_a_few_are_told_at_a_time_and_none_is_forgotten(guests: Guests) -> None:
@@ -212,8 +219,8 @@ def test_of_thousands_a_few_are_told_at_a_time_and_none_is_forgotten(guests: Gue
         guests.instance(f"vm-{number}")
         guests.pod(f"pod-{number}", f"vm-{number}")
     assert guests.look(GRACE) == 120
-    assert len(guests.recorder.told) == 50
+    assert len(guests.recorder.events) == 50
     assert guests.look(5) == guests.look(5) == 120
-    assert len(guests.recorder.told) == 120
+    assert len(guests.recorder.events) == 120
     guests.look(5)
-    assert len(guests.recorder.told) == 120
+    assert len(guests.recorder.events) == 120

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,8 +28,9 @@ from app.core.selection import Refusal, Refused
 from app.core.text import MAX_LINE
 from app.kube.pods import RunningPod, running_pod
 from app.server.metrics import Metrics
-from tests.controllers.pods_stand_in import Recorder
 from tests.infra.factories import NAME, NAMESPACE, UID, annotations_after, decide_pod, make_facts, make_pod, make_policy
+from tests.infra.references import References
+from tests.infra.stand_ins.events import StandInRecorder
 
 CRASH = make_policy(default={"level": "crash"})
 KEY = (NAMESPACE, "pod")
@@ -41,7 +41,7 @@ class Reporting:
     """Reports of decisions as the core makes them."""
 
     def __init__(self) -> None:
-        self.recorder, self.metrics = Recorder(), Metrics()
+        self.recorder, self.metrics = StandInRecorder(), Metrics()
         self.reports = PodReports(self.recorder, self.metrics)
 
     def look(
@@ -63,11 +63,11 @@ class Reporting:
 
     @property
     def told(self) -> list[tuple[str, str]]:
-        return [(told.type, told.reason) for told in self.recorder.told]
+        return [(told.type, told.reason) for told in self.recorder.events]
 
     @property
     def message(self) -> str:
-        (told,) = self.recorder.told
+        (told,) = self.recorder.events
         return told.message
 
     def shown(self, name: str) -> dict[tuple[str, ...], float]:
@@ -104,7 +104,7 @@ class TestRefusals:
         for _ in range(3):
             reporting.look(running(), facts)
         assert reporting.told == [(WARNING, "RequestRefused")]
-        (told,) = reporting.recorder.told
+        (told,) = reporting.recorder.events
         assert (told.about.api_version, told.about.kind, told.about.name, told.about.uid, told.about.namespace) == (
             "kubevirt.io/v1",
             "VirtualMachineInstance",
@@ -128,11 +128,11 @@ class TestRefusals:
         facts = make_facts(vm={LEVEL: "nonsense", MANAGED: "false"}, namespace={LEVEL: "rubbish"})
         reporting.look(running(), facts)
         assert reporting.told == [(WARNING, "RequestRefused")] * 3
-        assert len({told.message for told in reporting.recorder.told}) == 3
+        assert len({told.message for told in reporting.recorder.events}) == 3
 
     def test_only_what_is_new_is_told_when_another_is_added(self, reporting: Reporting) -> None:
         reporting.look(running(), make_facts(vm={LEVEL: "nonsense"}))
-        told = len(reporting.recorder.told)
+        told = len(reporting.recorder.events)
         recorded: list[str] = []
         reporting.recorder.record = lambda *args, **_: recorded.append(args[2])  # type: ignore[method-assign]
         reporting.look(running(), make_facts(vm={LEVEL: "nonsense"}, namespace={LEVEL: "rubbish"}))
@@ -144,6 +144,21 @@ class TestRefusals:
         reporting.look(running())
         assert reporting.shown("pods_refused") == {}
         assert reporting.shown("vm_consistency_pods") == {("filesystem", "built-in"): 1}
+
+    def test_what_was_asked_for_a_pod_that_is_gone_is_forgotten(self, reporting: Reporting) -> None:
+        references = References()
+        reporting.recorder.record = lambda *_, **__: None  # type: ignore[method-assign]
+
+        def decide(message: str) -> None:
+            refusal = Refusal("vm", Refused.UNKNOWN_LEVEL, references.text(message))
+            decision = Decision(Action.NONE, Reason.IN_PLACE, Level.CRASH, None, "default", refusals=(refusal,))
+            reporting.reports.decided(KEY, VMI, decision)
+
+        decide("x")
+        decide("y")
+        assert references.texts() == {"y"}
+        reporting.reports.forget(KEY)
+        assert references.texts() == set()
 
     def test_two_pods_of_a_migration_tell_the_same(self, reporting: Reporting) -> None:
         for name in ("source", "target"):
@@ -175,7 +190,6 @@ class TestStanding:
         for number, name in ((0, "a"), (1, "b")):
             reporting.look(running(), policy=make_policy(rules=rules[number:]), name=name)
         assert reporting.shown("vm_consistency_pods") == {("crash", "rule"): 2}
-        assert len(reporting.reports._shared) == 1
 
     def test_what_can_not_be_decided_stays_as_it_was_shown(self, reporting: Reporting) -> None:
         reporting.look(running())
@@ -202,8 +216,8 @@ class TestStanding:
         reporting.reports.decided((NAMESPACE, "full"), VMI, too_large)
         reporting.reports.close()
         assert reporting.shown("vm_consistency_pods") == reporting.shown("pods_refused") == {}
-        assert not reporting.reports._standing
-        assert not reporting.reports._troubled
+        reporting.reports.decided((NAMESPACE, "full"), VMI, too_large)
+        assert reporting.shown("writes_total") == {("failed",): 2}, "the next term reports it again"
 
 
 class TestWrites:
@@ -215,7 +229,7 @@ class TestWrites:
         assert "default" in now
         assert "filesystem" in before
         assert "built-in" in before
-        assert reporting.recorder.told[0].recurring
+        assert reporting.recorder.events[0].recurring
         assert reporting.shown("writes_total") == {("changed",): 1}
 
     def test_other_changes_are_no_change_of_level(self, reporting: Reporting) -> None:
@@ -243,8 +257,8 @@ class TestWrites:
         for _ in range(2):
             reporting.bring_in_line(running(changed=changed))
         assert reporting.told == [(WARNING, "HooksOverwritten")] * 2
-        assert all(told.recurring for told in reporting.recorder.told)
-        assert "pod pod" in reporting.recorder.told[0].message
+        assert all(told.recurring for told in reporting.recorder.events)
+        assert "pod pod" in reporting.recorder.events[0].message
         assert reporting.shown("writes_total") == {("overwritten",): 2}
 
     def test_a_pod_that_is_handed_back(self, reporting: Reporting) -> None:
@@ -296,7 +310,7 @@ class TestNotWritten:
     def test_why_is_told_on_the_instance(self, reporting: Reporting) -> None:
         reporting.reports.not_written(KEY, VMI, "403 Forbidden: no")
         assert reporting.told == [(WARNING, "HooksNotWritten")]
-        assert reporting.recorder.told[0].about.uid == UID
+        assert reporting.recorder.events[0].about.uid == UID
         assert reporting.message == "pod pod: 403 Forbidden: no"
         assert reporting.shown("writes_total") == {("failed",): 1}
 
@@ -312,10 +326,14 @@ class TestNotWritten:
         assert len(caplog.messages) == 1
         assert len(reporting.told) == 1000
 
-    def test_reasons_without_end_are_not_remembered_without_end(self, reporting: Reporting) -> None:
-        for number in range(1000):
-            reporting.reports.not_written(KEY, replace(VMI, uid=str(number)), f"trouble {number}")
-        assert len(reporting.reports._troubles) <= 100
+    def test_a_hundred_reasons_are_remembered_and_then_logged_again(
+        self, reporting: Reporting, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        numbers = [*range(100), *range(100), 100, 0]
+        for number in numbers:
+            reporting.reports.not_written(KEY, VMI, f"trouble {number}")
+        logged = [vars(record)["error"] for record in caplog.records]
+        assert logged == [f"trouble {number}" for number in (*range(100), 100, 0)]
 
 
 def test_the_record_of_the_recorded_pod_is_what_these_tests_take_it_for() -> None:
