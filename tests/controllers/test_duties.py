@@ -1,7 +1,7 @@
 """One term of a leader: what it starts, in which order, and that nothing of it is left when it ends."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -12,16 +12,18 @@ from app.controllers.events import EventRecorder
 from app.controllers.policy_keeper import PolicyKeeper
 from app.controllers.policy_status import PolicyStatus
 from app.core.constants import UPSTREAM
-from app.kube import store
 from app.kube.client import KubeClient
 from app.kube.cluster import ClusterStores
 from app.kube.lookup import StoreFacts
 from app.kube.pods import NOT_ENDED
+from app.kube.store import STALE_SECONDS
 from app.server.metrics import Metrics
 from app.settings import Settings
 from tests.infra.factories import NAME, NAMESPACE, UID, decide_pod, make_facts, make_pod, patched, policy_text
 from tests.infra.stand_ins.api_server import Json, Reply, Request, StandInServer, listed
-from tests.kube.support import eventually, plain_client
+from tests.infra.subscriptions import Subscriptions, counted_subscriptions
+from tests.infra.virtual_time import in_virtual_time_with_sockets, pass_time
+from tests.kube.support import plain_client
 
 PODS, INSTANCES = "/api/v1/pods", "/apis/kubevirt.io/v1/virtualmachineinstances"
 POD = f"/api/v1/namespaces/{NAMESPACE}/pods/pod"
@@ -70,7 +72,8 @@ class Api:
 class Replica:
     """What a replica has beside its duties, with everything known of the cluster."""
 
-    def __init__(self, client: KubeClient, **settings: Any) -> None:
+    def __init__(self, client: KubeClient, counted: Subscriptions, **settings: Any) -> None:
+        self.counted = counted
         self.settings = Settings(namespace="vm-consistency", **settings)
         self.stores, self.metrics = ClusterStores(UPSTREAM), Metrics()
         for known in (self.stores.namespaces, self.stores.instances, self.stores.machines, self.stores.kubevirts):
@@ -103,15 +106,10 @@ class Replica:
 
     @property
     def subscriptions(self) -> int:
+        """How many callbacks of duties hear of changes of what the replica knows."""
         stores = self.stores
-        lists: list[list[Any]] = [
-            stores.namespaces._callbacks,
-            stores.instances._callbacks,
-            stores.machines._callbacks,
-            stores.kubevirts._callbacks,
-            self.keeper._listeners,
-        ]
-        return sum(map(len, lists))
+        known = (stores.namespaces, stores.instances, stores.machines, stores.kubevirts, self.keeper)
+        return self.counted.count(*known)
 
     @asynccontextmanager
     async def leads(self) -> AsyncIterator[None]:
@@ -125,93 +123,100 @@ class Replica:
                 await term
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[Api]:
+@asynccontextmanager
+async def running(**settings: Any) -> AsyncIterator[tuple[Api, Replica]]:
+    """An API server and a replica that doesn't lead."""
     api = Api()
-    async with api.server.running():
-        yield api
+    async with api.server.running(), plain_client(api.server.url) as client:
+        with counted_subscriptions() as counted:
+            yield api, Replica(client, counted, **settings)
 
 
-async def test_a_term_brings_pods_in_line_tells_it_and_ends_without_a_trace(api: Api) -> None:
-    async with plain_client(api.server.url) as client:
-        replica = Replica(client, agent_grace=0)
-        subscribed, tasks = replica.subscriptions, asyncio.all_tasks()
+async def until(look: Callable[[], object]) -> None:
+    """Let time pass until `look` is true, a minute at most."""
+    async with asyncio.timeout(60):
+        while not look():
+            await pass_time(0.1)
+
+
+@in_virtual_time_with_sockets
+async def test_a_term_brings_pods_in_line_reports_it_and_leaves_nothing() -> None:
+    tasks = asyncio.all_tasks()
+    async with running(agent_grace=0) as (api, replica):
         async with replica.leads():
-            await eventually(lambda: api.sent("PATCH", POD), what="the pod to be written to")
-            await eventually(lambda: replica.shown("pods", level="crash", source="default") == 2)
-            await eventually(lambda: replica.shown("guest_agents_missing") == 1)
-            await eventually(lambda: len(api.sent("POST", f"/api/v1/namespaces/{NAMESPACE}/events")) == 2)
-            assert replica.subscriptions > subscribed
+            await until(lambda: api.sent("PATCH", POD))
+            await until(lambda: replica.shown("pods", level="crash", source="default") == 2)
+            await until(lambda: replica.shown("guest_agents_missing") == 1)
+            await until(lambda: len(api.sent("POST", f"/api/v1/namespaces/{NAMESPACE}/events")) == 2)
+            assert replica.subscriptions > 0
         assert replica.shown("pods", level="crash", source="default") == 0
         assert replica.shown("guest_agents_missing") == 0
         assert replica.shown("reconcile_backlog") == 0
         assert replica.shown("events_total", reason="LevelChanged", result="sent") == 1
-        assert replica.subscriptions == subscribed
+        assert replica.subscriptions == 0
         assert replica.duties.note() is None
-        left = {task for task in asyncio.all_tasks() - tasks if task not in api.server._connections}
-        await eventually(lambda: all(task.done() for task in left), what=f"the end of {left}")
-    (selected,) = {tuple(sorted(one.query.items())) for one in api.sent("GET", PODS) if not one.is_watch}
-    query = dict(selected)
-    assert (query["labelSelector"], query["fieldSelector"]) == ("kubevirt.io", NOT_ENDED)
+        (selected,) = {tuple(sorted(one.query.items())) for one in api.sent("GET", PODS) if not one.is_watch}
+        query = dict(selected)
+        assert (query["labelSelector"], query["fieldSelector"]) == ("kubevirt.io", NOT_ENDED)
+    await until(lambda: asyncio.all_tasks() == tasks)
 
 
-async def test_each_term_looks_anew(api: Api) -> None:
-    async with plain_client(api.server.url) as client:
-        replica = Replica(client)
+@in_virtual_time_with_sockets
+async def test_each_term_looks_anew() -> None:
+    async with running() as (api, replica):
         for term in range(1, 4):
             async with replica.leads():
-                await eventually(lambda: len(api.sent("PATCH", POD)) >= term)  # noqa: B023 - it ends within the round
-                await eventually(lambda: replica.shown("pods", level="crash", source="default") == 2)
+                await until(lambda: len(api.sent("PATCH", POD)) >= term)  # noqa: B023 - it ends within the round
+                await until(lambda: replica.shown("pods", level="crash", source="default") == 2)
             assert len(api.sent("PATCH", POD)) == term
 
 
-async def test_nothing_is_looked_at_before_all_pods_are_known(api: Api) -> None:
-    api.lists_pods.clear()
-    async with plain_client(api.server.url) as client:
-        replica = Replica(client)
-        subscribed = replica.subscriptions
+@in_virtual_time_with_sockets
+async def test_nothing_is_looked_at_before_all_pods_are_known() -> None:
+    async with running() as (api, replica):
+        api.lists_pods.clear()
         async with replica.leads():
-            await eventually(lambda: api.sent("GET", PODS))
-            await eventually(lambda: any(one.is_watch for one in api.sent("GET", INSTANCES)))
+            await until(lambda: api.sent("GET", PODS))
+            await until(lambda: any(one.is_watch for one in api.sent("GET", INSTANCES)))
             note = replica.duties.note()
             assert note is not None
             assert "pods" in note
             assert not api.sent("PATCH")
-            assert replica.subscriptions == subscribed
+            assert replica.subscriptions == 0
             api.lists_pods.set()
-            await eventually(lambda: api.sent("PATCH", POD))
+            await until(lambda: api.sent("PATCH", POD))
             assert replica.duties.note() is None
 
 
-async def test_nothing_is_written_while_the_cluster_is_out_of_sight(api: Api) -> None:
-    async with plain_client(api.server.url) as client:
-        replica = Replica(client, reconcile_concurrency=1)
+@in_virtual_time_with_sockets
+async def test_nothing_is_written_while_the_cluster_is_out_of_sight() -> None:
+    async with running(reconcile_concurrency=1) as (api, replica):
         replica.in_touch = False
         async with replica.leads():
-            await eventually(lambda: replica.shown("reconcile_backlog") == 2)
+            await until(lambda: replica.shown("reconcile_backlog") == 2)
         assert replica.shown("reconcile_backlog") == 0
         async with replica.leads():
-            await eventually(lambda: replica.shown("reconcile_backlog") == 2)
+            await until(lambda: replica.shown("reconcile_backlog") == 2)
+            await pass_time(5)
             assert not api.sent("PATCH", POD)
             replica.in_touch = True
-            await eventually(lambda: api.sent("PATCH", POD))
+            await until(lambda: api.sent("PATCH", POD))
 
 
-async def test_nothing_is_written_while_the_pods_are_out_of_sight(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "STALE_SECONDS", 0.0)
-    api.shows_pods = False
-    async with plain_client(api.server.url) as client:
-        replica = Replica(client)
-        replica.in_touch = False  # until the watch was refused
+@in_virtual_time_with_sockets
+async def test_nothing_is_written_while_the_pods_are_out_of_sight() -> None:
+    async with running() as (api, replica):
+        api.shows_pods = False
+        replica.in_touch = False  # until the watch has been refused for too long
         async with replica.leads():
-            await eventually(lambda: any(one.is_watch for one in api.sent("GET", PODS)))
-            await eventually(lambda: replica.duties.note() is not None)
+            await pass_time(STALE_SECONDS + 1)
+            assert replica.duties.note() is not None
             replica.in_touch = True
-            await eventually(lambda: len([one for one in api.sent("GET", PODS) if one.is_watch]) > 1)
+            await pass_time(5)
             assert replica.shown("reconcile_backlog") == 2
             assert not api.sent("PATCH", POD)
             api.shows_pods = True
-            await eventually(lambda: api.sent("PATCH", POD), seconds=30)
+            await until(lambda: api.sent("PATCH", POD))
             assert replica.duties.note() is None
 
 
@@ -219,27 +224,26 @@ async def test_nothing_is_written_while_the_pods_are_out_of_sight(api: Api, monk
     ("change", "excluded"),
     [
         pytest.param({"deletionTimestamp": "2026-01-01T00:00:00Z"}, "", id="ending"),
-        pytest.param({}, f"a,{NAMESPACE}", id="in-a-namespace-that-is-excluded"),
-        pytest.param({"ownerReferences": []}, "", id="nobodys"),
+        pytest.param({}, f"a,{NAMESPACE}", id="in-an-excluded-namespace"),
+        pytest.param({"ownerReferences": []}, "", id="without-an-owner"),
     ],
 )
-async def test_pods_that_are_left_alone(api: Api, change: Json, excluded: str) -> None:
-    api.pod["metadata"] |= change
-    async with plain_client(api.server.url) as client:
-        replica = Replica(client, excluded_namespaces=excluded)
-        subscribed = replica.subscriptions
+@in_virtual_time_with_sockets
+async def test_pods_that_are_left_alone(change: Json, excluded: str) -> None:
+    async with running(excluded_namespaces=excluded) as (api, replica):
+        api.pod["metadata"] |= change
         async with replica.leads():
-            await eventually(lambda: replica.subscriptions > subscribed and replica.shown("reconcile_backlog") == 0)
+            await until(lambda: replica.subscriptions > 0 and replica.shown("reconcile_backlog") == 0)
+            await pass_time(5)
         assert not api.sent("PATCH", POD)
 
 
-async def test_a_term_that_ends_before_it_began_leaves_nothing(api: Api) -> None:
-    api.lists_pods.clear()
-    async with plain_client(api.server.url) as client:
-        replica = Replica(client)
-        subscribed = replica.subscriptions
+@in_virtual_time_with_sockets
+async def test_a_term_that_ends_before_it_began_leaves_nothing() -> None:
+    async with running() as (api, replica):
+        api.lists_pods.clear()
         async with replica.leads():
             await asyncio.sleep(0)
-        assert replica.subscriptions == subscribed
+        assert replica.subscriptions == 0
         assert replica.duties.note() is None
         assert not api.sent("PATCH")
