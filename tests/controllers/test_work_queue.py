@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from app.controllers.work_queue import WorkQueue
+from tests.infra.virtual_time import in_virtual_time
 
 
 async def _drain(queue: WorkQueue[str]) -> list[str]:
@@ -46,6 +47,7 @@ async def test_an_urgent_key_that_was_done_may_wait_again() -> None:
     assert len(queue) == 0
 
 
+@in_virtual_time
 async def test_a_key_that_changes_while_a_worker_has_it_comes_again_afterwards() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
@@ -53,7 +55,7 @@ async def test_a_key_that_changes_while_a_worker_has_it_comes_again_afterwards()
     queue.add("a")
     queue.add("a", urgent=True)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(queue.take(), 0.01)
+        await asyncio.wait_for(queue.take(), 100)
     assert len(queue) == 1
     queue.done("a")
     assert await _drain(queue) == ["a"]
@@ -67,30 +69,37 @@ async def test_a_worker_that_waits_is_woken() -> None:
     assert await asyncio.wait_for(waiting, 1) == "a"
 
 
+@in_virtual_time
 async def test_of_several_delays_the_shortest_counts() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add_later("a", 30)
-    queue.add_later("a", 0.01)
+    queue.add_later("a", 10)
     queue.add_later("a", 30)
     assert len(queue) == 0
-    assert await asyncio.wait_for(queue.take(), 1) == "a"
+    assert await asyncio.wait_for(queue.take(), 11) == "a"
+    queue.done("a")
+    queue.add_later("a", 50)  # the earlier delays are over
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.take(), 49)
 
 
+@in_virtual_time
 async def test_a_delay_can_be_forgotten() -> None:
     queue: WorkQueue[str] = WorkQueue()
-    queue.add_later("a", 0.01)
-    queue.add_later("b", 0.02)
+    queue.add_later("a", 10)
+    queue.add_later("b", 20)
     queue.forget("a")
     queue.forget("unknown")
-    assert await asyncio.wait_for(queue.take(), 1) == "b"
+    assert await asyncio.wait_for(queue.take(), 100) == "b"
 
 
+@in_virtual_time
 async def test_nothing_comes_after_close() -> None:
     queue: WorkQueue[str] = WorkQueue()
-    queue.add_later("a", 0.01)
+    queue.add_later("a", 10)
     queue.close()
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(queue.take(), 0.05)
+        await asyncio.wait_for(queue.take(), 100)
 
 
 async def test_ten_thousand_keys_take_no_time_that_grows_with_their_square() -> None:

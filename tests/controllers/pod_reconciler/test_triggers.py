@@ -1,6 +1,11 @@
 """Whatever a decision rests on makes the reconciler look at the pods that it is about, and at no others."""
 
+import logging
+
+import pytest
+
 from app.kube.client import ApiError
+from app.kube.cluster import KubeVirtView
 from tests.controllers.pod_reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM
 from tests.infra.stand_ins.cluster import StandInCluster
 from tests.infra.virtual_time import in_virtual_time, pass_time
@@ -66,6 +71,18 @@ async def test_an_instance_that_appears_after_its_pod_has_the_pod_looked_at() ->
         cluster.start_instance("db")
         await pass_time()
         assert cluster.decided(path) == ("filesystem", "default")
+
+
+@in_virtual_time
+async def test_a_change_of_the_kubevirt_object_has_all_pods_looked_at(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "vm-consistency.reconciler")
+    cluster = StandInCluster(FILESYSTEM)
+    cluster.start_vms(3)
+    async with cluster.leads():
+        cluster.stores.kubevirts.put(("kubevirt", "kubevirt"), KubeVirtView("true"))
+        await pass_time(2)
+    last = vars(caplog.records[-1])
+    assert (last["message"], last["why"], last["pods"]) == ("pods are in line", "KubeVirt object changed", 3)
 
 
 @in_virtual_time
