@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
 COMPILE_LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 # Most tests wait most of the time, so more of them run at once than there are processors. The tests of a module share a
-# control plane; modules are started in their order, because those of one folder share one too.
+# process, because they may share a control plane or a guest; modules are started in their order, because those of one
+# folder share one too. Tests that need none are spread one by one.
 PYTEST := $(BIN)/python -m pytest -q --durations=15
 # Progress is to be seen as it happens.
 export PYTHONUNBUFFERED := 1
@@ -56,7 +57,7 @@ $(VENV)/.installed: $(VENV)/.runtime
 	@touch $@
 
 test: check ## Static checks, and the tests that need no control plane (4 minutes)
-	$(PYTEST) -n 4 -m "not cluster and not e2e"
+	$(PYTEST) -n 4 --dist load -m "not cluster and not e2e"
 
 test-cluster: venv ## The tests on a real control plane, built first if it is missing (18 minutes)
 	$(BIN)/python -m tests.infra.prepare cluster
@@ -68,7 +69,7 @@ e2e: venv ## Velero backs up real guests and databases; as root, with the Debian
 	$(PYTEST) -n 2 -m e2e
 
 coverage: venv ## Which lines the tests without a control plane run
-	$(PYTEST) -n 4 -m "not cluster and not e2e" --cov --cov-report=term:skip-covered
+	$(PYTEST) -n 4 --dist load -m "not cluster and not e2e" --cov --cov-report=term:skip-covered
 
 check: lint type imports ## Static checks
 

@@ -1,4 +1,4 @@
-"""Which command runs a test, and which tests share a worker.
+"""Which command runs a test.
 
 | suite | command | a test belongs to it that |
 |---|---|---|
@@ -21,16 +21,11 @@ _BY_FIXTURE = {"prerequisites": E2E, "real_parts": CLUSTER}
 
 
 def assign(items: Iterable[pytest.Item]) -> None:
-    """Give each test the marker of its suite.
-
-    The tests of a module share a worker of pytest-xdist where they share a control plane or a guest; all others are
-    spread over the workers one by one.
-    """
+    """Give each test the marker of its suite."""
     for item in items:
         suite = _suite(item)
         if suite:
             item.add_marker(suite)
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
         if "alone" in _fixtures(item):
             item.add_marker(EXCLUSIVE)
 
