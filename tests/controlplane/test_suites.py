@@ -96,7 +96,8 @@ def test_the_tests_of_a_module_run_in_one_process(tmp_path: Path) -> None:
     """
     for name in ("test_first.py", "test_second.py"):
         (tmp_path / name).write_text(RECORDS_ITS_PROCESS)
-    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "-n", "2", "."]
+    settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", *settings, "-n", "2", "."]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     ran = (tmp_path / "processes").read_text().splitlines()
     assert len(ran) == 8

@@ -3,17 +3,17 @@
 A NAME is a suite (`cluster`, `e2e`) or a part of tests/infra/controlplane/build.py. What is there already stays as it
 is. Two builds run at a time: while one waits for the network or for its linker, the other one computes. Every build
 reports its progress on standard error. The exit code is 1 when something cannot be built; all the rest is built even
-then.
+then. Ctrl-C ends the builds that run, and no other one starts.
 """
 
 import sys
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 
 from tests.infra.controlplane.build import PARTS, ensure
-from tests.infra.controlplane.progress import BuildError, say, using_the_machine
+from tests.infra.controlplane.progress import COMMANDS, BuildError, say, using_the_machine
 from tests.infra.guests.image import ensure_image
 from tests.infra.guests.s3 import ensure_moto
 
@@ -43,6 +43,12 @@ def prepare(work: dict[str, Step]) -> list[str]:
     """Do the work and return what went wrong, a message for each step that failed."""
     with using_the_machine(alone=False), ThreadPoolExecutor(_AT_A_TIME) as pool:
         running = {name: pool.submit(step) for name, step in work.items()}
+        try:
+            wait(running.values())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            COMMANDS.end()
+            raise
     failures = ((name, future.exception()) for name, future in running.items())
     return [f"{name}: {error}" for name, error in failures if error]
 
@@ -54,6 +60,9 @@ def main() -> int:
         failures = prepare(steps(sys.argv[1:]))
     except BuildError as error:
         failures = [str(error)]
+    except KeyboardInterrupt:
+        say("interrupted; what is not complete is built again next time")
+        return 130
     for failure in failures:
         print(failure, file=sys.stderr)
     if not failures:

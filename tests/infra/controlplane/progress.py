@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,45 @@ class BuildError(Exception):
 
 def say(text: str) -> None:
     """Write one line of progress to standard error, where it does not mix with results."""
-    print(f"control plane: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"control plane: {text}\n")  # in one piece: print() would mix lines of two threads
+    sys.stderr.flush()
+
+
+class Commands:
+    """The long commands that run now. Only the main thread hears Ctrl-C, and any thread may wait for a command."""
+
+    def __init__(self) -> None:
+        self._lock, self._running, self._over = threading.Lock(), set[subprocess.Popen[bytes]](), False
+
+    @contextmanager
+    def run(
+        self, command: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None, output: IO[bytes]
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a command, and wait for its end. Raises BuildError once `end` was called."""
+        with self._lock:
+            if self._over:
+                raise BuildError("interrupted")
+            process = subprocess.Popen(
+                command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+            self._running.add(process)
+        try:
+            with process:
+                yield process
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def end(self) -> None:
+        """End all that run, and let none start any more."""
+        with self._lock:
+            self._over = True
+            for process in self._running:
+                process.terminate()
+
+
+COMMANDS = Commands()
+"""Those of this process."""
 
 
 def run_visibly(
@@ -41,9 +80,7 @@ def run_visibly(
     say(what)
     started = time.monotonic()
     with tempfile.TemporaryFile() as output:
-        with subprocess.Popen(
-            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        ) as process:
+        with COMMANDS.run(command, cwd, env, output) as process:
             try:
                 _wait_with_heartbeat(process, what, started, output)
             except BaseException:
@@ -87,7 +124,7 @@ def using_the_machine(*, alone: bool) -> Iterator[None]:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("a benchmark runs; waiting for it" if not alone else "parts are being built; waiting for that")
+            say(f"waiting for {'builds and benchmarks' if alone else 'a benchmark'} to end")
             fcntl.flock(handle, kind)
         yield
 
