@@ -19,8 +19,6 @@ Measure = Callable[[str, float, float], Load]
 QUIET = 0.1
 """Share of the machine that others may take during a quiet run: kernel threads and etcd take some too."""
 
-_SETTLE_SECONDS = 3.0
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -32,6 +30,8 @@ class Plan:
     attempts: int = 3
     """How often to try for a quiet run; the quietest one counts."""
     starts: int = 3
+    settle: float = 3.0
+    """After a start, until the memory counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def run(stage: Stage, plan: Plan) -> Results:
     direct = _rounds("direct", DIRECT, plan, stage.direct)
     through_apiserver = _rounds("creates through kube-apiserver", CREATES, plan, stage.creates)
     loaded = resident(stage.webhooks[OURS].process.pid)
-    ready, idle = _starts(stage, plan.starts)
+    ready, idle = _starts(stage, plan)
     return Results(direct, through_apiserver, ready, idle, loaded, plan)
 
 
@@ -101,16 +101,16 @@ def _quietest(plan: Plan, measure: Callable[[], Load]) -> Load:
     return min(tried, key=lambda load: load.elsewhere)
 
 
-def _starts(stage: Stage, times: int) -> tuple[list[float], list[float]]:
+def _starts(stage: Stage, plan: Plan) -> tuple[list[float], list[float]]:
     """Start the webhook anew: seconds until it is ready, and its memory once it has nothing more to do."""
     process = stage.webhooks[OURS].process
     ready, idle = [], []
     with stage.admission(OURS):  # not ready without its registration
-        for _ in range(times):
+        for _ in range(plan.starts):
             process.stop()
             started = time.monotonic()
             process.start()
             ready.append(time.monotonic() - started)
-            time.sleep(_SETTLE_SECONDS)
+            time.sleep(plan.settle)
             idle.append(resident(process.pid))
     return ready, idle

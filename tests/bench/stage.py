@@ -127,14 +127,14 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
-    """Start everything; nothing is left afterwards."""
+def stage(namespaces: int = NAMESPACES) -> Iterator[Stage]:
+    """Start everything, in a cluster of so many Namespaces; nothing is left afterwards."""
     ensure(RIVALS)
     with ControlPlane(audit_level="None") as control_plane:
         say("a launcher pod made by virt-controller")
         recording = record(control_plane)
-        say(f"{NAMESPACES} namespaces")
-        _create_namespaces(control_plane.client)
+        say(f"{namespaces} namespaces")
+        _create_namespaces(control_plane.client, namespaces)
         say("the webhook and its rivals")
         built = _with_webhook(control_plane, recording)
         _start_rivals(built)
@@ -142,8 +142,8 @@ def stage() -> Iterator[Stage]:
         yield built
 
 
-def _create_namespaces(client: Client) -> None:
-    namespaces = (make_namespace(f"tenant-{number}") for number in range(NAMESPACES))
+def _create_namespaces(client: Client, count: int) -> None:
+    namespaces = (make_namespace(f"tenant-{number}") for number in range(count))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(client.create, namespaces))
 

@@ -13,8 +13,8 @@ from tests.bench.stage import GO, LIMIT, OURS, stage
 
 @pytest.mark.usefixtures("alone")
 def test_everything_is_measured() -> None:
-    with stage() as built:  # fails where a contender's pod differs from the webhook's
-        results = run(built, Plan(rounds=1, seconds=0.5, warm_up=0.3, attempts=1, starts=1))
+    with stage(namespaces=10) as built:  # fails where a contender's pod differs from the webhook's
+        results = run(built, Plan(rounds=1, seconds=0.3, warm_up=0.1, attempts=1, starts=1, settle=0.0))
     assert results.direct.loads.keys() == set(DIRECT)
     assert results.creates.loads.keys() == set(CREATES)
     assert json.loads(json.dumps(as_json(results)))["goals"]

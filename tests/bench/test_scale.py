@@ -18,7 +18,7 @@ MACHINES = 20
 @pytest.mark.usefixtures("alone")
 def test_everything_is_measured() -> None:
     with scale_stage(MACHINES) as built:
-        results = run(built, ScalePlan(rounds=1, quiet=0.5, gentle=0.5, settle=0.0))
+        results = run(built, ScalePlan(rounds=1, quiet=0.3, gentle=0.3, settle=0.0))
 
     assert results.first is not None
     everyone = [
@@ -34,7 +34,7 @@ def test_everything_is_measured() -> None:
 @pytest.mark.usefixtures("alone")
 def test_what_virt_controller_does_is_counted() -> None:
     with kubevirt.kubevirt_stage(3) as built:
-        results = kubevirt.run(built, kubevirt.KubeVirtPlan(idle=1.0, still=1.0))
+        results = kubevirt.run(built, kubevirt.KubeVirtPlan(idle=0.5, still=0.7))
 
     _, _, flip, idle, _, again, back = results.windows
     assert flip.by_product == back.by_product == {200: 3}
