@@ -14,9 +14,10 @@ from app.controllers.policy_status import PolicyStatus
 from app.core.constants import POLICY_ACCEPTED, POLICY_STATE
 from app.kube.client import KubeClient
 from app.settings import Settings
-from tests.controllers.test_real_api import connections_closed, until
+from tests.controllers.test_real_api import until
 from tests.infra.controlplane import ControlPlane, Json, make_namespace, make_vmi
 from tests.infra.installation import NAME, NAMESPACE, POLICY, Installation, policy_text
+from tests.kube.support import connections_closed
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from app.tls.serving import ServingContext
 from app.tls.x509 import ca_certificates
 from tests.infra.controlplane import ControlPlane, Json
 from tests.infra.installation import NAME, NAMESPACE, WEBHOOK_USER, Installation
+from tests.kube.support import connections_closed
 from tests.tls.https import LOOPBACK, server
 
 T = TypeVar("T")
@@ -101,7 +102,7 @@ async def replica(replicas: list[Replica]) -> AsyncIterator[Replica]:
 
 
 async def until(
-    condition: Callable[[], T | None], seen: Callable[[], object] = lambda: "nothing", seconds: float = 20
+    condition: Callable[[], T | None], seen: Callable[[], object] = lambda: "nothing", seconds: float = 60
 ) -> T:
     try:
         async with asyncio.timeout(seconds):
@@ -110,14 +111,6 @@ async def until(
             return value
     except TimeoutError:
         raise AssertionError(f"still not so after {seconds} s; seen: {seen()}") from None
-
-
-async def connections_closed() -> None:
-    """A TLS connection whose watch was cancelled is closed only when the server said goodbye too."""
-    registered = vars(asyncio.get_running_loop())["_selector"].get_map()
-    async with asyncio.timeout(10):
-        while len(registered) > 1:  # noqa: ASYNC110 - asyncio tells nobody; the one that stays is the loop's own
-            await asyncio.sleep(0.01)
 
 
 def secret(control_plane: ControlPlane) -> Json:

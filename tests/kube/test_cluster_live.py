@@ -77,7 +77,7 @@ async def test_a_kubevirt_object_that_says_skip(api: ControlPlane) -> None:
             annotate = {"metadata": {"annotations": {_SKIP: "true"}}}
             await asyncio.to_thread(api.client.patch, "kubevirts", "kubevirt", annotate, "kubevirt")
             try:
-                await eventually(lambda: any(view.skip == "true" for _, view in stores.kubevirts.items()), seconds=1)
+                await eventually(lambda: any(view.skip == "true" for _, view in stores.kubevirts.items()))
                 assert (await source.facts("skipped", vmi)).kubevirt_skip == "true"
                 assert (
                     await StoreFacts(client, ClusterStores(UPSTREAM), 2.0).facts("skipped", vmi)
