@@ -13,7 +13,7 @@ from tests.apiserver.routing import failed_open, lead_to
 from tests.infra.controlplane import Client, Json, launcher_pod, make_vm, wait_for
 from tests.infra.installation import Installation, Replica
 
-DRAIN_SECONDS = 2.0
+DRAIN_SECONDS = 5.0
 CREATORS = 4
 
 
@@ -69,14 +69,14 @@ def test_no_review_is_lost_while_a_replica_ends(
 
     with Creators(client, pod_like_a_launcher(namespace, owner)).running() as creators:
         creators.more(20)
+        began = time.monotonic()
         leaving.process.terminate()
         wait_for(lambda: leaving.ops("/readyz")[0] == 503, what="the replica to say that it leaves")
-        began = time.monotonic()
         assert leaving.ops("/livez")[0] == 200, "or the kubelet would kill it"
         creators.more(20)  # the Service still leads to it
         installation.route_to(installation.replicas[0].url)  # what the change of readiness brings about in a cluster
-        assert leaving.process.exit_code() == 0
-        assert time.monotonic() - began > DRAIN_SECONDS / 2
+        assert leaving.process.exit_code(60) == 0
+        assert time.monotonic() - began >= DRAIN_SECONDS
         creators.more(20)
 
     assert set(creators.levels) == {"crash"}
@@ -101,5 +101,5 @@ def test_vms_are_created_all_the_while(
     create(names[20:])
 
     assert {decided(launcher_pod(client, name, namespace)) for name in names} == {("crash", "vm")}
-    assert leaving.process.exit_code() == 0
+    assert leaving.process.exit_code(60) == 0
     assert failed_open(installation) == without_us

@@ -34,7 +34,7 @@ def test_two_hundred_vms_at_once(
     with ThreadPoolExecutor(CREATORS) as pool:
         vms = [make_vm(f"vm-{n}", wishes[n % 8][0], **wishes[n % 8][1]) for n in range(VMS)]
         list(pool.map(client.create, vms))
-    pods = wait_for(lambda: _all_launchers(client, [quiet, crashing]), 90, what=f"{VMS} launcher pods", interval=0.5)
+    pods = wait_for(lambda: _all_launchers(client, [quiet, crashing]), 180, what=f"{VMS} launcher pods", interval=0.5)
 
     assert {vm: decided(pod) for vm, pod in pods.items()} == expected
     for (namespace, name), pod in pods.items():
@@ -80,8 +80,9 @@ def test_what_is_on_trial_leaves_nothing_behind(
     assert hooks(client.list("pods", namespace)[0]) == filesystem_hooks("db", namespace)
     assert {name: client.get("configmaps", name, NAMESPACE) for name in config_maps} == config_maps
     assert _by_us(client.list("events", namespace)) == _by_us(events)
-    written = [event for event in installation.cp.audit_events(since=since, user=WEBHOOK_USER) if _writes(event)]
-    assert written == []
+    for place in (namespace, NAMESPACE):  # elsewhere the pods of other tests may still be brought in line
+        asked = installation.cp.audit_events(since=since, user=WEBHOOK_USER, namespace=place)
+        assert [event for event in asked if _writes(event)] == []
 
 
 def _by_us(events: list[Json]) -> list[Json]:

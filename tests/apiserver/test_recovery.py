@@ -81,9 +81,9 @@ def test_kubevirt_may_come_later(kubevirt: Installation, client: Client, namespa
 
     client.patch("kubevirts", "kubevirt", {"metadata": {"annotations": {SKIP: "true"}}}, "kubevirt")
     trial = pod_like_a_launcher(namespace, owner_of(client.create(make_vmi("bare", namespace))))
-    wait_for(lambda: _level(client, trial) == "crash", 5, what="the KubeVirt object to have its say")
+    wait_for(lambda: _level(client, trial) == "crash", what="the KubeVirt object to have its say")
     client.patch("kubevirts", "kubevirt", {"metadata": {"annotations": {SKIP: None}}}, "kubevirt")
-    wait_for(lambda: _level(client, trial) == "filesystem", 5, what="the KubeVirt object to be silent again")
+    wait_for(lambda: _level(client, trial) == "filesystem", what="the KubeVirt object to be silent again")
     client.delete("virtualmachineinstances", "bare", namespace)
 
 
@@ -116,7 +116,7 @@ def test_a_replica_outlives_the_api_server(kubevirt: Installation, client: Clien
     assert decided(launcher_pod(client, "own", namespace)) == ("crash", "vm")
     assert hooks(client.get("pods", before["metadata"]["name"], namespace)) == {}
 
-    wait_for(lambda: knows_all(replica, client), 60, what="the replica to have seen everything again")
+    wait_for(lambda: knows_all(replica, client), what="the replica to have seen everything again")
     kubevirt.change_policy({"default": {"level": "crash"}})
     client.create(make_vm("by-policy", namespace))
     assert decided(launcher_pod(client, "by-policy", namespace)) == ("crash", "default")

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from tests.bench.clocks import cpu_seconds
 from tests.faults.fleet import Fleet
@@ -19,9 +20,16 @@ class Ledger:
     cp: ControlPlane
     since: int = field(init=False)
     opened: float = field(init=False)
+    opened_at: datetime = field(init=False)
 
     def __post_init__(self) -> None:
         self.since, self.opened = self.cp.audit_position(), time.monotonic()
+        self.opened_at = datetime.now(UTC)
+
+    def seconds_to_first_patch(self) -> float:
+        """How long after the opening the first PATCH of a pod reached the API server, by the API server's clock."""
+        received = min(datetime.fromisoformat(one["requestReceivedTimestamp"]) for one in self.patches())
+        return (received - self.opened_at) / timedelta(seconds=1)
 
     def patches(self) -> list[Json]:
         """The product's PATCHes of pods."""
@@ -57,17 +65,35 @@ def _code(event: Json) -> int:
     return int(event["responseStatus"]["code"])
 
 
-def amidst(ledger: Ledger, fleet: Fleet, share: float = 0.3) -> None:
+def amidst(ledger: Ledger, fleet: Fleet, share: float = 0.1) -> None:
     """Wait until a part of the fleet has been written to, and make sure that another part has not."""
     wait_for(lambda: len(ledger.writes()) >= share * len(fleet.members), what="a change on its way")
     assert len(ledger.writes()) < len(fleet.members), "or the fault would come too late"
 
 
+def all_arrived(cp: ControlPlane, still: float = 2.0) -> None:
+    """Return when no PATCH of a pod was answered for a while.
+
+    What a leader had under way when it lost its office arrives later: it is answered with 422 because somebody else
+    wrote meanwhile, or with 504 because its sender gave it up.
+    """
+    ledger, answered, since = Ledger(cp), 0, time.monotonic()
+
+    def silent() -> bool:
+        nonlocal answered, since
+        now_answered = len(ledger.patches())
+        if now_answered != answered:
+            answered, since = now_answered, time.monotonic()
+        return time.monotonic() - since >= still
+
+    wait_for(silent, what="what was under way to arrive")
+
+
 def assert_quiet(cp: ControlPlane, *replicas: Replica, seconds: float = 3.0, a_second: float = 6.0) -> None:
     """No pod is written, little is asked for, and hardly any CPU time goes while nothing happens.
 
-    `a_second`: requests of each replica; watches that were lost may still come back. Events are not counted: they
-    follow at their own bounded rate.
+    Where a leader lost its office, `all_arrived` comes before. `a_second`: requests of each replica; watches that were
+    lost may still come back. Events are not counted: they follow at their own bounded rate.
     """
     ledger, before = Ledger(cp), {replica: cpu_seconds(replica.process.pid) for replica in replicas}
     time.sleep(seconds)  # the length of a measurement, not a wait

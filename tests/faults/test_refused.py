@@ -103,15 +103,15 @@ def test_one_namespace_is_refused(
 
     with in_force(client, *objects) as lift:
         cluster.change_policy(policy(timeout))
-        fleet.right(others, 30)
-        wait_for(lambda: _told(client, text), 20, what="an Event that says what refuses")
+        fleet.right(others)
+        wait_for(lambda: _told(client, text), what="an Event that says what refuses")
         lines = [line for line in leader.log_lines()[logged:] if line["message"] == "pod not brought in line"]
         assert [text in line["error"] for line in lines] == [True], "once, not for every pod"
 
         _takes_effect_soon(client)
         time.sleep(3)  # in which a tight loop would show
         tries = sum(ledger.answers().values()) - sum(ledger.writes().values())
-        assert tries <= 5 * len([member for member in fleet.members if member[0] == REFUSED])
+        assert tries <= 8 * len([member for member in fleet.members if member[0] == REFUSED])
         assert not any(namespace == REFUSED for namespace, _ in ledger.writes())
         lift()
         lifted = time.monotonic()
@@ -133,7 +133,7 @@ def _takes_effect_soon(client: Client) -> None:
         client.patch("virtualmachines", "vm-0", {"metadata": {"annotations": {LEVEL: level}}}, "team-a")
         wait_for(
             lambda: client.get("pods", "vm-0", "team-a")["metadata"]["annotations"] == expected,
-            3,
+            20,
             what="the annotation to take effect",
         )
 

@@ -103,7 +103,7 @@ class Replica:
 
     def wait_ready(self) -> None:
         """Wait until it is; fails with what /readyz says."""
-        wait_for(self.is_ready, 30, what="a ready replica")
+        wait_for(self.is_ready, what="a ready replica")
 
 
 class Installation:
@@ -213,7 +213,7 @@ class Installation:
             policy = f"{text}\n# change {self._changes}\n"
         self.set_policy(policy)
         for replica, before in running.items():
-            wait_for(lambda: _has_read(replica, policy, before), 10, what=f"{replica.process.name} to read the policy")  # noqa: B023
+            wait_for(lambda: _has_read(replica, policy, before), what=f"{replica.process.name} to read the policy")  # noqa: B023
 
     def set_policy(self, policy: str | Mapping[str, object] | None) -> None:
         """Write the policy ConfigMap: a text, a policy's fields besides apiVersion and kind, or None to delete it.

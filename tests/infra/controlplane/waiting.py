@@ -7,8 +7,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(look: Callable[[], T | None], timeout: float = 20.0, *, what: str, interval: float = 0.05) -> T:
+def wait_for(look: Callable[[], T | None], timeout: float = 60.0, *, what: str, interval: float = 0.05) -> T:
     """Call `look` until it returns something true, and return that.
+
+    The default limit is far longer than anything takes on a busy machine. A test passes a shorter one where a longer
+    wait means that something does not work as it should.
 
     Raises TimeoutError, naming `what` and the last value seen, after `timeout` seconds.
     """
