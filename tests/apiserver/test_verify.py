@@ -130,13 +130,3 @@ class TestRefusals:
     @pytest.mark.parametrize("name", ["..", "a/b", "a%2fb"])
     def test_names_of_nothing(self, namespace: str, kubeconfig: Path, name: str) -> None:
         assert f"{name!r} is no name of a VM" in refused(namespace, kubeconfig, vm=name)
-
-
-@pytest.mark.usefixtures("real_parts")
-def test_clusters_without_kubevirt_and_without_an_answer(tmp_path: Path) -> None:
-    with ControlPlane() as cp:
-        assert "KubeVirt is not installed there" in refused("default", cp.kubeconfig)
-        stale = cp.write_kubeconfig(tmp_path / "stale.kubeconfig", "no-token")
-        assert "401 Unauthorized" in refused("default", stale)
-        cp.apiserver.kill()
-        assert "127.0.0.1:" in refused("default", cp.kubeconfig)

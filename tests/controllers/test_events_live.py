@@ -1,7 +1,7 @@
 """Events on a real API server, by the shipped permissions."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,14 +18,6 @@ from tests.controllers.test_real_api import until
 from tests.infra.controlplane import ControlPlane, Json, make_namespace, make_vmi
 from tests.infra.installation import NAME, NAMESPACE, POLICY, Installation, policy_text
 from tests.kube.support import connections_closed
-
-
-@pytest.fixture(scope="module")
-def control_plane(real_parts: None) -> Iterator[ControlPlane]:
-    with ControlPlane() as started:
-        started.install_kubevirt()
-        Installation(started).apply()
-        yield started
 
 
 class Written:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -25,13 +25,6 @@ TIMINGS = LeaseTimings(duration=6, deadline=3, renew=0.5, request=0.9)
 PATIENT = LeaseTimings(duration=60, deadline=40, renew=0.5, request=10)
 """No Lease expires while a test runs, however busy the machine is."""
 patiently = pytest.mark.parametrize("timings", [PATIENT], ids=["patient"])
-
-
-@pytest.fixture(scope="module")
-def control_plane(real_parts: None) -> Iterator[ControlPlane]:
-    with ControlPlane() as started:
-        Installation(started).apply()
-        yield started
 
 
 class Candidate:

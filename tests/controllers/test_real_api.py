@@ -3,7 +3,7 @@
 import asyncio
 import json
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -27,13 +27,6 @@ SECRET = "vm-consistency-certs"
 EMPTY: Json = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": NAMESPACE}}
 CONFIGURATION = MUTATING_WEBHOOKS.object(NAME)
 NAMES = ("vm-consistency.vm-consistency.svc", LOOPBACK)
-
-
-@pytest.fixture(scope="module")
-def control_plane(real_parts: None) -> Iterator[ControlPlane]:
-    with ControlPlane() as started:
-        Installation(started).apply()
-        yield started
 
 
 @pytest.fixture(autouse=True)
