@@ -86,12 +86,12 @@ def test_deleted_and_made_again(
     assert decided(_trial(client, namespace)) == ("crash", "default")
 
     installation.set_policy(None)
-    wait_for(lambda: decided(_trial(client, namespace)) == ("filesystem", "built-in"), 1, what="the built-in default")
+    wait_for(lambda: decided(_trial(client, namespace)) == ("filesystem", "built-in"), what="the built-in default")
     assert replica.policy_state() == "absent"
     assert replica.is_ready(), "no policy is a policy to go by"
 
     installation.set_policy({"default": {"level": "crash"}})
-    wait_for(lambda: decided(_trial(client, namespace)) == ("crash", "default"), 1, what="the policy")
+    wait_for(lambda: decided(_trial(client, namespace)) == ("crash", "default"), what="the policy")
     assert replica.policy_state() == "valid"
 
 

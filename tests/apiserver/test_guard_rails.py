@@ -467,7 +467,7 @@ class TestWritesToARunningPod:
 
         set_policy({"default": {"level": "filesystem"}})
 
-        wait_for(lambda: decided(tenant.now(running)) == ("filesystem", "default"), 5, what="the new policy")
+        wait_for(lambda: decided(tenant.now(running)) == ("filesystem", "default"), what="the new policy")
         assert vmi_phase(tenant) == "Running", "KubeVirt goes by the UID alone"
 
     def test_annotations_that_leave_no_room(self, tenant: Tenant, running: Json) -> None:
@@ -485,7 +485,7 @@ class TestWritesToARunningPod:
             left = hooks(tenant.now(pod)).items()
             return all(EVIL_HOOKS.get(key) != value for key, value in left if not key.endswith("/container"))
 
-        wait_for(harmless, 5, what="the hooks to be gone")
+        wait_for(harmless, what="the hooks to be gone")
 
     @pytest.mark.parametrize(
         "metadata", [{"labels": {"kubevirt.io": None}}, {"ownerReferences": None}], ids=["label", "owner"]
@@ -511,11 +511,11 @@ class TestWritesToARunningPod:
 
 def comes_back(tenant: Tenant, pod: Json) -> None:
     """Wait until the pod carries what the policy grants, and see that it stays so when KubeVirt syncs again."""
-    wait_for(lambda: granted(tenant.now(pod)), 5, what="what the policy grants")
+    wait_for(lambda: granted(tenant.now(pod)), what="what the policy grants")
     touched = {"metadata": {"annotations": {"example.com/touched": secrets.token_hex(3)}}}
     tenant.client.patch("virtualmachineinstances", "db", touched, tenant.namespace)
     tenant.vm(f"witness-{secrets.token_hex(3)}")
-    wait_for(lambda: granted(tenant.now(pod)), 5, what="what the policy grants, after KubeVirt's re-sync")
+    wait_for(lambda: granted(tenant.now(pod)), what="what the policy grants, after KubeVirt's re-sync")
 
 
 def fill(tenant: Tenant, pod: Json, changes: Mapping[str, str | None]) -> None:

@@ -261,7 +261,7 @@ def test_an_installation_of_the_former_version_serves_reviews_and_says_what_it_l
     client.patch("clusterroles", "vm-consistency", {"rules": role["rules"]})
     client.patch("virtualmachines", "served", {"metadata": {"annotations": {LEVEL: None}}}, namespace)
     name = launcher_pod(client, "served", namespace)["metadata"]["name"]
-    wait_for(lambda: decided(client.get("pods", name, namespace))[0] == "filesystem", 60, what="its work")
+    wait_for(lambda: decided(client.get("pods", name, namespace))[0] == "filesystem", what="its work")
     assert "running pods" not in notes(first)
     installation.replicas[1].process.start()
 

@@ -136,7 +136,7 @@ def test_without_the_webhook_the_hooks_come_back(installation: Installation, nam
             return pod if hooks(pod) == kubevirt_hooks("db", namespace) else None
 
         # The reconciler takes them away again, at once for a few times.
-        seen = wait_for(come_back, 60, what="KubeVirt's hooks")
+        seen = wait_for(come_back, what="KubeVirt's hooks")
         assert not is_intact(annotations(seen)), "and the record tells that somebody else wrote last"
 
 

@@ -21,7 +21,7 @@ EMPTY: Json = {
     "kind": "Lease",
     "metadata": {"name": NAME, "namespace": NAMESPACE},
 }
-TIMINGS = LeaseTimings(duration=6, deadline=3, renew=0.5, request=0.9)
+TIMINGS = LeaseTimings(duration=8, deadline=5, renew=0.5, request=2)
 PATIENT = LeaseTimings(duration=60, deadline=40, renew=0.5, request=10)
 """No Lease expires while a test runs, however busy the machine is."""
 patiently = pytest.mark.parametrize("timings", [PATIENT], ids=["patient"])

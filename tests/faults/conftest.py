@@ -85,7 +85,7 @@ def fleet(cluster: Installation, replicas: tuple[Replica, Replica], fleet_made: 
     """Sixty pods in three Namespaces; all of them are right when a test begins."""
     if not fleet_made:
         fleet_made.append(Fleet(cluster.cp.client, SPACES, 20).create())
-    wait_for(lambda: any(replica.leads() for replica in replicas), 40, what="a leader")
+    wait_for(lambda: any(replica.leads() for replica in replicas), what="a leader")
     cluster.set_policy(policy(60))
     fleet_made[0].right(fleet_made[0].frozen(60))
     return fleet_made[0]
@@ -111,7 +111,7 @@ def well(cluster: Installation, replicas: tuple[Replica, Replica], fleet: Fleet)
     for one in watched:
         one.assert_well()
         one.replica.wait_ready()
-    wait_for(lambda: sum(replica.leads() for replica in replicas) == 1, 30, what="one leader")
+    wait_for(lambda: sum(replica.leads() for replica in replicas) == 1, what="one leader")
     wait_for(
         lambda: all(replica.metric("vm_consistency_reconcile_backlog") == 0 for replica in replicas),
         what="nothing to be left",

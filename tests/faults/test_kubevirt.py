@@ -71,18 +71,20 @@ def go_astray(apart: Installation) -> None:
 
 
 @pytest.fixture(scope="module")
-def outage(apart: Installation) -> Ledger:
-    """The webhook can't be reached, and VMs are asked for; the ledger was opened before. The policy says filesystem."""
+def outage(apart: Installation) -> tuple[Watchman, Ledger]:
+    """The webhook can't be reached, and VMs are asked for; the policy says filesystem. Both have watched since before."""
     wait_for(apart.replicas[0].leads, what="the replica to lead")
-    ledger = Ledger(apart.cp)
+    watched = Watchman(apart.replicas[0]), Ledger(apart.cp)
     go_astray(apart)
     for name in NAMES:
         apart.cp.client.create(make_vm(name, SPACE))
-    return ledger
+    return watched
 
 
-def test_vms_start_during_an_outage(apart: Installation, client: Client, replica: Replica, outage: Ledger) -> None:
-    watchman, ledger = Watchman(replica), outage
+def test_vms_start_during_an_outage(
+    apart: Installation, client: Client, replica: Replica, outage: tuple[Watchman, Ledger]
+) -> None:
+    watchman, ledger = outage
     wait_for(lambda: at(client, "filesystem"), 120, what="every pod to have its hooks and record")
     print(f"30 VMs: {ledger}")
     assert created_without_us(apart, ledger) == len(NAMES)
@@ -103,7 +105,7 @@ def created_without_us(apart: Installation, ledger: Ledger) -> int:
 
 
 def test_a_quarrel_with_kubevirt_is_slow_and_ends_when_the_webhook_is_back(
-    apart: Installation, client: Client, replica: Replica, outage: Ledger
+    apart: Installation, client: Client, replica: Replica, outage: tuple[Watchman, Ledger]
 ) -> None:
     wait_for(lambda: at(client, "filesystem"), 120, what="the VMs that start during the outage")
     watchman, ledger = Watchman(replica), Ledger(apart.cp)
@@ -117,7 +119,7 @@ def test_a_quarrel_with_kubevirt_is_slow_and_ends_when_the_webhook_is_back(
     assert any(hooks(pod).items() >= kubevirt_hooks(name, SPACE).items() for name, pod in pods(client).items()), (
         "or else there was no quarrel"
     )
-    wait_for(lambda: told(client) >= len(NAMES), 30, what="HooksOverwritten about every VM")
+    wait_for(lambda: told(client) >= len(NAMES), what="HooksOverwritten about every VM")
 
     lead_to(apart, replica)
     back = time.monotonic()

@@ -66,7 +66,7 @@ def restart(replicas: tuple[Replica, Replica], standing: str) -> None:
     for replica in replicas:
         wait_for(lambda: replica.problems() is not None, what="answers")  # noqa: B023
         wait_for(lambda: replica.policy_state() == standing, what=f"the policy to be {standing}")  # noqa: B023
-    wait_for(lambda: any(replica.leads() for replica in replicas), 20, what="a leader")
+    wait_for(lambda: any(replica.leads() for replica in replicas), what="a leader")
 
 
 def test_a_restart_on_a_policy_with_errors_leaves_running_pods_as_the_last_good_one_has_them(

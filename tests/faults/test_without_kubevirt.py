@@ -27,7 +27,7 @@ def remove(client: Client) -> list[Json]:
         client.delete(CRDS, crd["metadata"]["name"])
     for crd in kept:
         name = crd["metadata"]["name"]
-        wait_for(lambda: client.find(CRDS, name) is None, 60, what=f"{name} to be gone")  # noqa: B023
+        wait_for(lambda: client.find(CRDS, name) is None, what=f"{name} to be gone")  # noqa: B023
     return kept
 
 
@@ -57,7 +57,7 @@ def test_kubevirt_is_removed_and_installed_again(
     client, before, ledger = cluster.cp.client, fleet.versions(), Ledger(cluster.cp)
     crds = remove(client)
     for replica in replicas:
-        wait_for(lambda: held(replica) == 0, 30, what="the replica to have noticed")  # noqa: B023
+        wait_for(lambda: held(replica) == 0, what="the replica to have noticed")  # noqa: B023
     cluster.change_policy(policy(41))
     assert_quiet(cluster.cp, *replicas, a_second=9)  # each kind is looked for every two seconds
     assert all(replica.is_ready() for replica in replicas)
