@@ -72,7 +72,7 @@ def go_astray(apart: Installation) -> None:
 
 @pytest.fixture(scope="module")
 def outage(apart: Installation) -> tuple[Watchman, Ledger]:
-    """The webhook can't be reached, and VMs are asked for; the policy says filesystem. Both have watched since before."""
+    """The webhook can't be reached, VMs are asked for, the policy says filesystem. Both have watched since before."""
     wait_for(apart.replicas[0].leads, what="the replica to lead")
     watched = Watchman(apart.replicas[0]), Ledger(apart.cp)
     go_astray(apart)
