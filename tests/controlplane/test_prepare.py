@@ -73,7 +73,8 @@ def test_the_exit_code_tells(
     assert ("cluster: no compiler" in capsys.readouterr().err) is fails
 
 
-def test_ctrl_c_ends_the_builds_that_run_and_starts_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_the_builds_that_run_and_starts_no_other(tmp_path: Path, number: signal.Signals) -> None:
     pipe = tmp_path / "started"
     os.mkfifo(pipe)
     script = (
@@ -90,7 +91,7 @@ def test_ctrl_c_ends_the_builds_that_run_and_starts_no_other(tmp_path: Path) -> 
     )
     with interrupted, os.fdopen(os.open(pipe, os.O_RDWR)) as started:  # also to write: no end between two writers
         running = dict(started.readline().split() for _ in range(2))
-        interrupted.send_signal(signal.SIGINT)  # to it alone, as `kill` does: a terminal sends it to its children too
+        interrupted.send_signal(number)  # to it alone, as `kill` does: a terminal sends it to its children too
         said = interrupted.communicate(timeout=60)[1]
     assert interrupted.returncode == 130
     assert running.keys() == {"one", "two"}

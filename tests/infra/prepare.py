@@ -3,13 +3,15 @@
 A NAME is a suite (`cluster`, `e2e`) or a part of tests/infra/controlplane/build.py. What is there already stays as it
 is. Two builds run at a time: while one waits for the network or for its linker, the other one computes. Every build
 reports its progress on standard error. The exit code is 1 when something cannot be built; all the rest is built even
-then. Ctrl-C ends the builds that run, and no other one starts.
+then. Ctrl-C or SIGTERM ends the builds that run, and no other one starts.
 """
 
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 from tests.infra.controlplane.build import PARTS, ensure
@@ -43,24 +45,30 @@ def prepare(work: dict[str, Step]) -> list[str]:
     """Do the work and return what went wrong, a message for each step that failed."""
     with using_the_machine(alone=False), ThreadPoolExecutor(_AT_A_TIME) as pool:
         running = {name: pool.submit(step) for name, step in work.items()}
-        try:
-            wait(running.values())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            COMMANDS.end()
-            raise
     failures = ((name, future.exception()) for name, future in running.items())
     return [f"{name}: {error}" for name, error in failures if error]
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Meanwhile Ctrl-C and SIGTERM end all commands; the steps that wait for them fail, and so do those to come."""
+    before = {number: signal.signal(number, lambda *_: COMMANDS.end()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main() -> int:
     """Prepare what the command line names."""
     started = time.monotonic()
     try:
-        failures = prepare(steps(sys.argv[1:]))
+        with _interruptible():
+            failures = prepare(steps(sys.argv[1:]))
     except BuildError as error:
         failures = [str(error)]
-    except KeyboardInterrupt:
+    if COMMANDS.ended:
         say("interrupted; what is not complete is built again next time")
         return 130
     for failure in failures:

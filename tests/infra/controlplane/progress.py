@@ -34,10 +34,13 @@ def say(text: str) -> None:
 
 
 class Commands:
-    """The long commands that run now. Only the main thread hears Ctrl-C, and any thread may wait for a command."""
+    """The long commands that run now, so that a signal ends them, whichever threads wait for them."""
 
     def __init__(self) -> None:
-        self._lock, self._running, self._over = threading.Lock(), set[subprocess.Popen[bytes]](), False
+        self._lock = threading.RLock()  # a second signal may come while `end` handles the first one
+        self._running = set[subprocess.Popen[bytes]]()
+        self.ended = False
+        """Whether `end` was called."""
 
     @contextmanager
     def run(
@@ -45,7 +48,7 @@ class Commands:
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Start a command, and wait for its end. Raises BuildError once `end` was called."""
         with self._lock:
-            if self._over:
+            if self.ended:
                 raise BuildError("interrupted")
             process = subprocess.Popen(
                 command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -61,7 +64,7 @@ class Commands:
     def end(self) -> None:
         """End all that run, and let none start any more."""
         with self._lock:
-            self._over = True
+            self.ended = True
             for process in self._running:
                 process.terminate()
 
@@ -77,10 +80,10 @@ def run_visibly(
 
     Raises BuildError with the command's output when it fails.
     """
-    say(what)
     started = time.monotonic()
     with tempfile.TemporaryFile() as output:
         with COMMANDS.run(command, cwd, env, output) as process:
+            say(what)
             try:
                 _wait_with_heartbeat(process, what, started, output)
             except BaseException:
