@@ -23,7 +23,7 @@ def created(client: Client) -> Iterator[list[Json]]:
     yield vms
     with ThreadPoolExecutor(CREATORS) as pool:
         list(pool.map(lambda vm: _halt(client, vm), vms))
-    wait_for(lambda: not any(client.list("pods", place) for place in {_place(vm) for vm in vms}), what="their end")
+    wait_for(lambda: not any(client.list("pods", place) for place in {_place(vm) for vm in vms}), 180, what="their end")
 
 
 def _place(vm: Json) -> str:
