@@ -10,7 +10,7 @@ import pytest
 
 from app.core.policy_schema import built_in_profiles
 from app.core.profiles import Profile
-from tests.databases.guest import Guest
+from tests.infra.guests.namespace_guest import NamespaceGuest
 
 PACKAGES = {
     "postgresql": "/usr/lib/postgresql/*/bin/initdb",
@@ -46,7 +46,7 @@ def disk_with_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
     with image.open("wb") as file:
         file.truncate(384 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1", "-J", "size=4", image], check=True)
-    guest = Guest(image)
+    guest = NamespaceGuest(image)
     try:
         request.module.install(guest)
         guest.run("umount", "/srv")
@@ -55,16 +55,16 @@ def disk_with_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
     return image
 
 
-Boot = Callable[[Path], Guest]
+Boot = Callable[[Path], NamespaceGuest]
 
 
 @pytest.fixture
 def boot(request: pytest.FixtureRequest) -> Iterator[Boot]:
     """Boots another guest from a disk, and in it what the test module's `serve(guest)` starts."""
-    guests: list[Guest] = []
+    guests: list[NamespaceGuest] = []
 
-    def boot(disk: Path) -> Guest:
-        guests.append(Guest(disk))
+    def boot(disk: Path) -> NamespaceGuest:
+        guests.append(NamespaceGuest(disk))
         request.module.serve(guests[-1])
         return guests[-1]
 
@@ -74,7 +74,7 @@ def boot(request: pytest.FixtureRequest) -> Iterator[Boot]:
 
 
 @pytest.fixture
-def guest(boot: Boot, disk_with_server: Path, tmp_path: Path) -> Guest:
+def guest(boot: Boot, disk_with_server: Path, tmp_path: Path) -> NamespaceGuest:
     """A guest with a server that runs."""
     disk = tmp_path / "image"
     subprocess.run(["cp", "--sparse=always", disk_with_server, disk], check=True)

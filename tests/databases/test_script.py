@@ -3,21 +3,21 @@
 import pytest
 
 from app.core.profiles import Profile
-from tests.databases.guest import Guest
+from tests.infra.guests.namespace_guest import NamespaceGuest
 
 PROFILE = "script"
 HOOK = "/etc/vm-consistency/hook"
 NOTES = '#!/bin/sh\necho "$1" >>/run/notes\n'
 
 
-def install(_: Guest) -> None:
+def install(_: NamespaceGuest) -> None:
     """The hook is the only application here."""
 
 
 serve = install
 
 
-def test_the_hook_is_called_with_quiesce_and_resume(guest: Guest, profile: Profile) -> None:
+def test_the_hook_is_called_with_quiesce_and_resume(guest: NamespaceGuest, profile: Profile) -> None:
     guest.write(HOOK, NOTES, "755")
     assert guest.quiesce(profile) == "held"
     assert guest.run("cat", "/run/notes") == "quiesce"
@@ -26,21 +26,21 @@ def test_the_hook_is_called_with_quiesce_and_resume(guest: Guest, profile: Profi
 
 
 def test_a_hook_that_fails_fails_the_step_with_what_it_says_and_is_called_with_resume(
-    guest: Guest, profile: Profile
+    guest: NamespaceGuest, profile: Profile
 ) -> None:
     guest.write(HOOK, NOTES + '[ "$1" = resume ] || { echo "the queue is not empty"; exit 3; }\n', "700")
     assert guest.quiesce(profile) == "over - step hook ended with 3: the queue is not empty"
     assert guest.run("cat", "/run/notes") == "quiesce\nresume"
 
 
-def test_the_dead_man_calls_the_hook_with_resume(guest: Guest, profile: Profile) -> None:
+def test_the_dead_man_calls_the_hook_with_resume(guest: NamespaceGuest, profile: Profile) -> None:
     guest.write(HOOK, NOTES, "755")
     assert guest.quiesce(profile, hold=1) == "held"
     assert guest.over() == "over - its time is up"
     assert guest.run("cat", "/run/notes") == "quiesce\nresume"
 
 
-def test_without_a_hook_the_step_fails(guest: Guest, profile: Profile) -> None:
+def test_without_a_hook_the_step_fails(guest: NamespaceGuest, profile: Profile) -> None:
     complaint = "must be there, owned by root and writable by nobody else"
     assert guest.quiesce(profile) == f"over hook:1 step hook ended with 1: /etc/vm-consistency {complaint}"
     guest.run("mkdir", "/etc/vm-consistency")
@@ -60,7 +60,9 @@ def test_without_a_hook_the_step_fails(guest: Guest, profile: Profile) -> None:
         pytest.param(("ln", "-sf", "/run/others", HOOK), id="link-to-what-others-can-write"),
     ],
 )
-def test_a_hook_that_others_can_change_is_not_run(guest: Guest, profile: Profile, spoil: tuple[str, ...]) -> None:
+def test_a_hook_that_others_can_change_is_not_run(
+    guest: NamespaceGuest, profile: Profile, spoil: tuple[str, ...]
+) -> None:
     guest.write(HOOK, NOTES, "755")
     guest.write("/run/others", NOTES, "777")
     guest.run(*spoil)
@@ -68,14 +70,14 @@ def test_a_hook_that_others_can_change_is_not_run(guest: Guest, profile: Profile
     assert "No such file" in guest.run("cat", "/run/notes", ok=False)
 
 
-def test_a_hook_that_only_root_can_change_is_run(guest: Guest, profile: Profile) -> None:
+def test_a_hook_that_only_root_can_change_is_run(guest: NamespaceGuest, profile: Profile) -> None:
     for mode in ("500", "555", "700", "711", "755", "4755"):
         guest.write(HOOK, NOTES, mode)
         assert guest.quiesce(profile) == "held"
         assert guest.resume() == "over - ended"
 
 
-def test_a_hook_may_leave_a_process_behind_that_has_closed_its_output(guest: Guest, profile: Profile) -> None:
+def test_a_hook_may_leave_a_process_behind_that_has_closed_its_output(guest: NamespaceGuest, profile: Profile) -> None:
     guest.write(HOOK, "#!/bin/sh\n[ $1 = resume ] || sleep 1000 >/dev/null 2>&1 &\n", "755")
     assert guest.quiesce(profile) == "held"
     assert any("sleep 1000" in process for process in guest.processes("sleep"))

@@ -7,10 +7,9 @@ import pytest
 from app.core.constants import COMMAND, ON_ERROR, PRE
 from tests.cli.support import run
 from tests.e2e.conftest import SetHooks
-from tests.e2e.outcome import phase
 from tests.infra.controlplane import Json, wait_for
 from tests.infra.guests.snapshotter import DiskArray
-from tests.infra.guests.velero import Velero
+from tests.infra.guests.velero import Velero, phase
 from tests.infra.guests.world import World
 
 

@@ -9,11 +9,10 @@ import pytest
 
 from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS, ON_ERROR, PRE
 from tests.e2e.conftest import SetHooks
-from tests.e2e.outcome import hooks, phase
 from tests.infra.controlplane import Json, launcher_pod, wait_for
 from tests.infra.guests.hypervisor import Hypervisor
 from tests.infra.guests.snapshotter import DiskArray, Snapshot
-from tests.infra.guests.velero import Velero
+from tests.infra.guests.velero import Velero, hook_counts, phase
 from tests.infra.guests.world import World
 from tests.infra.installation import annotations
 
@@ -36,7 +35,7 @@ def test_a_vm_at_level_crash_is_backed_up_without_a_hook(
 ) -> None:
     backup = velero.backup("crash", world.namespace)
 
-    assert (phase(backup), hooks(backup)) == ("Completed", (0, 0))
+    assert (phase(backup), hook_counts(backup)) == ("Completed", (0, 0))
     assert events() == []
     assert [snapshot.volume for snapshot in array.snapshots("crash")] == [world.guest.data_disk]
     stored = annotations(stored_pod(velero, "crash", world))
@@ -51,7 +50,7 @@ def test_at_level_filesystem_the_copy_is_taken_while_the_guest_is_frozen(
 
     backup = velero.backup("filesystem", world.namespace)
 
-    assert (phase(backup), hooks(backup)) == ("Completed", (2, 0))
+    assert (phase(backup), hook_counts(backup)) == ("Completed", (2, 0))
     assert [event for event in events() if event.startswith(("freeze", "thaw", "exec"))] == [
         "freeze sent",
         "freeze done",
@@ -75,7 +74,7 @@ def test_at_level_application_the_copied_disk_starts_with_every_order_of_before(
 
     backup = velero.backup("application", world.namespace)
 
-    assert (phase(backup), hooks(backup)) == ("Completed", (2, 0))
+    assert (phase(backup), hook_counts(backup)) == ("Completed", (2, 0))
     [snapshot] = array.snapshots("application")
     assert_within_freeze([snapshot], world)
     after = int(world.guest.psql("SELECT max(id) FROM orders"))
@@ -101,7 +100,7 @@ def test_quiesce_steps_run_before_the_freeze_and_resume_steps_after_the_thaw(
 
     backup = velero.backup("marked", world.namespace)
 
-    assert (phase(backup), hooks(backup)) == ("Completed", (2, 0))
+    assert (phase(backup), hook_counts(backup)) == ("Completed", (2, 0))
     calls = [event for event in events() if event.endswith("done")]
     assert "exec done" in calls[: calls.index("freeze done")]
     assert "exec done" in calls[calls.index("thaw done") :]
@@ -130,7 +129,7 @@ def test_a_quiesce_step_that_fails_leaves_nothing_held(
     assert "freeze sent" not in events()
     stored = f"resources/pods/namespaces/{world.namespace}/{world.pod_name}" in velero.contents(name)
     # Velero takes the snapshot either way: Fail leaves out the pod and its post hook, not its volumes.
-    assert (stored, hooks(backup)[0]) == ((True, 2) if on_error == "Continue" else (False, 1))
+    assert (stored, hook_counts(backup)[0]) == ((True, 2) if on_error == "Continue" else (False, 1))
     assert len(array.snapshots(name)) == 1
 
 
@@ -153,7 +152,7 @@ def test_a_policy_that_changes_during_a_backup_does_not_leave_the_guest_frozen(
 
     backup = velero.ended_backup("flip")
 
-    assert (phase(backup), hooks(backup)) == ("Completed", (2, 0))
+    assert (phase(backup), hook_counts(backup)) == ("Completed", (2, 0))
     assert events()[-1] == "thaw done"
     assert annotations(stored_pod(velero, "flip", world))[EFFECTIVE_LEVEL] == "filesystem"
 
@@ -175,7 +174,7 @@ def test_when_velero_dies_in_the_window_the_guest_thaws_and_the_application_resu
     assert "safety-timer done" in events()
     velero.process.start()
     assert phase(velero.ended_backup("killed")) == "Failed"
-    assert hooks(velero.backup("after-killed", world.namespace)) == (2, 0)
+    assert hook_counts(velero.backup("after-killed", world.namespace)) == (2, 0)
 
 
 def test_a_restore_into_another_namespace_gets_hooks_for_that_namespace(world: World, velero: Velero) -> None:

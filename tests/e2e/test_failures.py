@@ -6,13 +6,12 @@ import pytest
 
 from app.core.constants import COMMAND, HOOK_KEYS, POST, PRE
 from tests.e2e.conftest import SetHooks
-from tests.e2e.outcome import hooks, phase
 from tests.infra.controlplane import Json, launcher_pod, make_migration, wait_for
 from tests.infra.guests.domain import Agent
 from tests.infra.guests.guest import Guest
 from tests.infra.guests.hypervisor import Hypervisor
 from tests.infra.guests.snapshotter import DiskArray
-from tests.infra.guests.velero import Velero
+from tests.infra.guests.velero import Velero, hook_counts, phase
 from tests.infra.guests.world import World, Worlds
 from tests.infra.installation import annotations
 
@@ -52,13 +51,13 @@ def test_without_an_agent_a_freeze_that_was_not_is_told_only_where_it_is_require
 ) -> None:
     without_agent.choose("filesystem")
     backup = velero.backup("no-agent", without_agent.namespace)
-    assert (phase(backup), hooks(backup)) == ("Completed", (2, 0))
+    assert (phase(backup), hook_counts(backup)) == ("Completed", (2, 0))
     assert "No guest agent, exiting" in velero.log("no-agent")
 
     set_hooks(requireFrozen=True)
     wait_for(lambda: "/bin/bash" in without_agent.annotations()[PRE + COMMAND], what="the hooks to follow the policy")
     backup = velero.backup("no-agent-required", without_agent.namespace)
-    assert (phase(backup), hooks(backup)) == ("PartiallyFailed", (2, 2))
+    assert (phase(backup), hook_counts(backup)) == ("PartiallyFailed", (2, 2))
     assert "pre hook failed: freeze: virt-freezer froze nothing" in velero.log("no-agent-required")
 
 
@@ -73,7 +72,7 @@ def test_a_paused_guest_fails_the_backup_where_a_freeze_is_required(
     finally:
         world.guest.resume()
 
-    assert (phase(backup), hooks(backup)) == ("PartiallyFailed", (2, 2))
+    assert (phase(backup), hook_counts(backup)) == ("PartiallyFailed", (2, 2))
     assert "VM domain not running" in velero.log("paused")
 
 
@@ -82,12 +81,12 @@ def test_where_guest_exec_is_forbidden_no_step_runs_and_nothing_is_frozen(withou
 
     backup = velero.backup("no-exec", without_exec.namespace)
 
-    assert (phase(backup), hooks(backup)) == ("PartiallyFailed", (2, 2))
+    assert (phase(backup), hook_counts(backup)) == ("PartiallyFailed", (2, 2))
     assert "pre hook failed: " in velero.log("no-exec")
     assert [event for event in without_exec.guest.events() if event.call == "freeze"] == []
 
     without_exec.choose("filesystem")
-    assert hooks(velero.backup("no-exec-filesystem", without_exec.namespace)) == (2, 0)
+    assert hook_counts(velero.backup("no-exec-filesystem", without_exec.namespace)) == (2, 0)
 
 
 def test_a_freeze_that_the_guest_refuses_lets_the_application_go_on(healed: World, velero: Velero) -> None:
@@ -143,7 +142,7 @@ def test_a_second_backup_in_the_window_fails_and_undoes_nothing(world: World, ve
         assert world.guest.frozen()
 
     assert "pre hook failed: the guest is frozen already" in second.stderr
-    assert hooks(velero.ended_backup("first")) == (2, 0)
+    assert hook_counts(velero.ended_backup("first")) == (2, 0)
 
 
 def test_both_pods_of_a_migration_carry_the_hooks(without_exec: World) -> None:

@@ -9,12 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e import ledger
-from tests.e2e.hooks import Hooks, story
 from tests.infra.controlplane.waiting import wait_for
+from tests.infra.guests import ledger
 from tests.infra.guests.compute import Done
 from tests.infra.guests.domain import Agent
 from tests.infra.guests.guest import Guest
+from tests.infra.guests.hooks import Hooks, story
 from tests.infra.guests.hypervisor import Hypervisor
 
 FROZEN = "vm-consistency: frozen"

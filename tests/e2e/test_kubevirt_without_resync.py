@@ -6,14 +6,13 @@ import pytest
 
 from app.core.constants import COMMAND, PRE
 from tests.e2e.conftest import POLICY
-from tests.e2e.outcome import hooks, phase
 from tests.infra.controlplane import ControlPlane
 from tests.infra.controlplane.stand_ins import stand_in_cdi
 from tests.infra.guests.guest import Guest
 from tests.infra.guests.hypervisor import Hypervisor
 from tests.infra.guests.s3 import S3
 from tests.infra.guests.snapshotter import DiskArray
-from tests.infra.guests.velero import Velero
+from tests.infra.guests.velero import Velero, hook_counts, phase
 from tests.infra.guests.world import World, Worlds
 from tests.infra.installation import Installation
 
@@ -65,7 +64,7 @@ def test_hooks_arrive_and_run(world_of_older: World, velero_of_older: Velero, le
 
     backup = velero_of_older.backup(level, world_of_older.namespace)
 
-    assert (phase(backup), hooks(backup)) == ("Completed", (2, 0))
+    assert (phase(backup), hook_counts(backup)) == ("Completed", (2, 0))
     assert [event.call for event in world_of_older.guest.events() if event.state == "done"].count("thaw") >= 1
 
 
@@ -74,5 +73,5 @@ def test_a_vm_whose_hooks_were_taken_away_stays_without(world_of_older: World, v
 
     backup = velero_of_older.backup("crash", world_of_older.namespace)
 
-    assert (phase(backup), hooks(backup)) == ("Completed", (0, 0))
+    assert (phase(backup), hook_counts(backup)) == ("Completed", (0, 0))
     assert PRE + COMMAND not in world_of_older.annotations()

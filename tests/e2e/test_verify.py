@@ -12,12 +12,11 @@ import pytest
 from app.core.constants import PRE, TIMEOUT
 from tests.cli.support import run
 from tests.e2e.conftest import SetHooks
-from tests.e2e.outcome import hooks, phase
 from tests.infra.controlplane import ControlPlane, Json, wait_for
 from tests.infra.guests.domain import Agent
 from tests.infra.guests.hypervisor import Hypervisor
 from tests.infra.guests.snapshotter import DiskArray
-from tests.infra.guests.velero import Velero
+from tests.infra.guests.velero import Velero, hook_counts, phase
 from tests.infra.guests.world import World, Worlds
 
 HELD = "/data/held"
@@ -178,7 +177,7 @@ def test_a_backup_in_progress(world: World, cluster: ControlPlane, velero: Veler
     assert (ran.exit_code, ran.stdout) == (2, "")
     assert "Velero's backup verified-meanwhile is in progress" in ran.stderr
     backup = velero.ended_backup("verified-meanwhile")
-    assert (phase(backup), hooks(backup)) == ("Completed", (2, 0))
+    assert (phase(backup), hook_counts(backup)) == ("Completed", (2, 0))
 
 
 def test_a_guest_without_an_agent(worlds: Worlds, hypervisor: Hypervisor, cluster: ControlPlane) -> None:

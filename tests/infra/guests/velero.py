@@ -150,3 +150,15 @@ class Velero:
     def _create(self, kind: str, name: str, spec: Json, labels: Mapping[str, str] | None = None) -> None:
         metadata = {"name": name, "namespace": NAMESPACE, "labels": dict(labels or {})}
         self.cp.client.create({"apiVersion": "velero.io/v1", "kind": kind, "metadata": metadata, "spec": spec})
+
+
+def phase(ended: Json) -> str:
+    """What a Backup or Restore that has ended says of itself, such as Completed or PartiallyFailed."""
+    found: str = ended["status"]["phase"]
+    return found
+
+
+def hook_counts(backup: Json) -> tuple[int, int]:
+    """How many hooks were attempted, and how many of them failed."""
+    status = backup["status"].get("hookStatus", {})
+    return status.get("hooksAttempted", 0), status.get("hooksFailed", 0)

@@ -36,7 +36,7 @@ exec env --ignore-signal=CHLD sleep infinity # so that the kernel reaps the gues
 """
 
 
-class Guest:
+class NamespaceGuest:
     """Starts at once; `stop` ends it. `disk` is an image with an ext4 file system, which is written to."""
 
     def __init__(self, disk: Path) -> None:
