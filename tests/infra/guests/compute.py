@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.infra.controlplane.build import ensure_all
+from tests.infra.controlplane.processes import DIES_WITH_PARENT
 from tests.infra.guests.guest import Guest
 
 # Overlays need no second copy of what lies below, and the folders laid on top are never written.
@@ -50,7 +51,7 @@ class Compute:
     def start(self, argv: Sequence[str]) -> "subprocess.Popen[str]":
         """Start a command with its output piped, for who wants to do something meanwhile."""
         return subprocess.Popen(
-            in_compute(self._guest.folder / "compute", self._guest.run_kubevirt, argv),
+            [*DIES_WITH_PARENT, *in_compute(self._guest.folder / "compute", self._guest.run_kubevirt, argv)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

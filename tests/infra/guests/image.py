@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.infra.controlplane.processes import DIES_WITH_PARENT
 from tests.infra.controlplane.progress import BuildError, cache_folder, exclusive, run_visibly
 
 _RELEASE = "bookworm"
@@ -38,8 +39,8 @@ jit = off
 
 _DISK_MIB = {"root": 900, "data": 256}
 
-# Whatever is mounted or started in there ends with the command.
-_CONTAINED = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+# Whatever is mounted or started in there ends with the command, and the command with whoever runs it.
+_CONTAINED = (*DIES_WITH_PARENT, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 What runs in it finds the places that the shipped steps name (/run, /etc/vm-consistency, /root, default sockets and
 ports) and can't reach those of this machine. The disk is a real ext4 on a loop device, frozen by the same ioctl that
 the guest agent uses. Only the guest agent and QEMU are missing: commands are started by nsenter, with the agent's bare
-environment. When the guest ends, the kernel ends all of its processes and mounts.
+environment. When the guest ends, or whoever made it, the kernel ends all of its processes and mounts.
 """
 
 import base64
@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from app.core.hook_scripts import keeper
 from app.core.profiles import Profile
+from tests.infra.controlplane.processes import DIES_WITH_PARENT
 from tests.infra.controlplane.waiting import wait_for
 
 DISK = "/srv"
@@ -41,7 +42,7 @@ class NamespaceGuest:
 
     def __init__(self, disk: Path) -> None:
         self.disk = disk
-        unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        unshare = [*DIES_WITH_PARENT, "unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
         self._unshare = subprocess.Popen(
             [*unshare, "sh", "-c", _BOOT, "boot", str(disk)],
             env=_ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
