@@ -15,11 +15,10 @@ from tests.infra.controlplane import ControlPlane, Json
 from tests.infra.controlplane.fixtures import kubevirt_cluster
 from tests.infra.guests.fixtures import hypervisor
 from tests.infra.guests.hypervisor import Hypervisor
-from tests.infra.guests.s3 import S3
 from tests.infra.guests.snapshotter import DiskArray
 from tests.infra.guests.velero import Velero
-from tests.infra.guests.world import World, Worlds
-from tests.infra.installation import Installation, serving
+from tests.infra.guests.world import World, Worlds, product_and_velero
+from tests.infra.installation import Installation
 
 __all__ = ["hypervisor"]
 
@@ -71,10 +70,21 @@ POLICY: Json = {
 
 
 @pytest.fixture(scope="session")
-def installation(cluster: ControlPlane) -> Iterator[Installation]:
+def _started(cluster: ControlPlane) -> Iterator[tuple[Installation, Velero]]:
+    with product_and_velero(cluster, POLICY) as both:
+        yield both
+
+
+@pytest.fixture(scope="session")
+def installation(_started: tuple[Installation, Velero]) -> Installation:
     """The product as shipped, with one replica; POLICY is in force."""
-    with serving(cluster, POLICY) as installed:
-        yield installed
+    return _started[0]
+
+
+@pytest.fixture(scope="session")
+def velero(_started: tuple[Installation, Velero]) -> Velero:
+    """Velero's server."""
+    return _started[1]
 
 
 @pytest.fixture
@@ -89,14 +99,6 @@ def set_default(installation: Installation) -> Iterator[Callable[[str], None]]:
     """Change the level of the policy's `default` for the rest of the test; running pods follow a little later."""
     yield lambda level: installation.change_policy({**POLICY, "default": {**POLICY["default"], "level": level}})
     installation.change_policy(POLICY)
-
-
-@pytest.fixture(scope="session")
-def velero(cluster: ControlPlane) -> Velero:
-    """Velero's server; ends with the cluster."""
-    velero = Velero(cluster, S3(cluster).start())
-    velero.install()
-    return velero.start()
 
 
 @pytest.fixture(scope="session")

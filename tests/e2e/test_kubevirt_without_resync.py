@@ -10,11 +10,9 @@ from tests.infra.controlplane import ControlPlane
 from tests.infra.controlplane.stand_ins import stand_in_cdi
 from tests.infra.guests.guest import Guest
 from tests.infra.guests.hypervisor import Hypervisor
-from tests.infra.guests.s3 import S3
 from tests.infra.guests.snapshotter import DiskArray
 from tests.infra.guests.velero import Velero, hook_counts, phase
-from tests.infra.guests.world import World, Worlds
-from tests.infra.installation import Installation
+from tests.infra.guests.world import World, Worlds, product_and_velero
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +34,14 @@ def older(guest_of_older: Guest, request: pytest.FixtureRequest) -> Iterator[Con
 
 
 @pytest.fixture(scope="module")
-def installed(older: ControlPlane) -> Installation:
-    installed = Installation(older)
-    installed.apply()
-    installed.start()
-    installed.change_policy(POLICY)
-    return installed
-
-
-@pytest.fixture(scope="module")
-def velero_of_older(older: ControlPlane) -> Velero:
-    velero = Velero(older, S3(older).start())
-    velero.install()
-    return velero.start()
+def velero_of_older(older: ControlPlane) -> Iterator[Velero]:
+    with product_and_velero(older, POLICY) as (_, velero):
+        yield velero
 
 
 @pytest.fixture(scope="module")
 def world_of_older(
-    guest_of_older: Guest, older: ControlPlane, installed: Installation, velero_of_older: Velero, hypervisor: Hypervisor
+    guest_of_older: Guest, older: ControlPlane, velero_of_older: Velero, hypervisor: Hypervisor
 ) -> World:
     return Worlds(older, hypervisor, DiskArray(older)).around(guest_of_older)
 

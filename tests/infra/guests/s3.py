@@ -24,7 +24,7 @@ _SOMEBODY = {"Authorization": "AWS any:any"}
 
 
 class S3:
-    """A server on loopback with one bucket; there after `start`, empty again after a restart."""
+    """A server on loopback with one bucket; there once `process` was launched and `wait_ready` has returned."""
 
     bucket = "backups"
 
@@ -37,11 +37,11 @@ class S3:
             ready=lambda: accepts(port),
         )
 
-    def start(self) -> "S3":
-        """Return when the bucket is there."""
-        self.process.start()
-        with urlopen(Request(f"{self.url}/{self.bucket}", method="PUT"), timeout=10):
-            return self
+    def wait_ready(self) -> None:
+        """Make the bucket as soon as the server answers."""
+        self.process.wait_ready()
+        with urlopen(Request(f"{self.url}/{self.bucket}", method="PUT"), timeout=30):
+            pass
 
     def read(self, key: str) -> bytes:
         """An object's content. Raises KeyError where there is none."""

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -33,6 +33,17 @@ class Velero:
         self._metrics = control_plane.port()
         self._binary = ensure_all("velero")["velero"]
 
+    @classmethod
+    def started(cls, control_plane: ControlPlane) -> Self:
+        """Velero, installed and running, with an object store of its own."""
+        s3 = S3(control_plane)
+        s3.process.launch()
+        velero = cls(control_plane, s3)
+        velero.install()
+        s3.wait_ready()
+        velero.start()
+        return velero
+
     def install(self) -> None:
         """CRDs, namespace and the two locations."""
         printed = subprocess.run(
@@ -52,7 +63,7 @@ class Velero:
         location = {"provider": SNAPSHOTTER, "config": {"folder": str(self.cp.folder / "snapshots")}}
         self._create("VolumeSnapshotLocation", "default", location)
 
-    def start(self) -> "Velero":
+    def start(self) -> None:
         """Return when the server has found its backup storage."""
         plugins = self.cp.folder / "velero-plugins"
         plugins.mkdir()
@@ -75,7 +86,6 @@ class Velero:
             env={**os.environ, "VELERO_NAMESPACE": NAMESPACE, "AWS_SHARED_CREDENTIALS_FILE": str(credentials)},
         )
         self.process.start()
-        return self
 
     def backup(
         self, name: str, *namespaces: str, timeout: float = 120.0, labels: Mapping[str, str] | None = None, **spec: Any

@@ -1,7 +1,9 @@
 """A virtual machine whole: its objects in the cluster, the node that runs its launcher pod, and the guest itself."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,7 +13,8 @@ from tests.infra.guests.guest import Guest
 from tests.infra.guests.hypervisor import Hypervisor
 from tests.infra.guests.node import Node
 from tests.infra.guests.snapshotter import DiskArray
-from tests.infra.installation import annotations
+from tests.infra.guests.velero import Velero
+from tests.infra.installation import Installation, annotations, serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +85,12 @@ class Worlds:
         else:
             guest.wait_console("ready")
         return World(client, namespace, name, node, guest, pod["metadata"]["name"])
+
+
+@contextmanager
+def product_and_velero(cp: ControlPlane, policy: Mapping[str, object]) -> Iterator[tuple[Installation, Velero]]:
+    """The product as shipped with `policy` in force, and Velero, started side by side; Velero ends with the cluster."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        velero = thread.submit(Velero.started, cp)
+        with serving(cp, policy) as installed:
+            yield installed, velero.result()
