@@ -1,6 +1,5 @@
 """Guests and disks for the tests of profiles."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,27 +9,10 @@ import pytest
 
 from app.core.policy_schema import built_in_profiles
 from app.core.profiles import Profile
+from tests.infra.guests.fixtures import prerequisites
 from tests.infra.guests.namespace_guest import NamespaceGuest
 
-PACKAGES = {
-    "postgresql": "/usr/lib/postgresql/*/bin/initdb",
-    "mariadb-server": "/usr/sbin/mariadbd",
-    "redis-server": "/usr/bin/redis-server",
-    "busybox": "/usr/bin/busybox",
-    "iproute2": "/usr/sbin/ip",
-    "e2fsprogs": "/usr/sbin/mkfs.ext4",
-    "procps": "/usr/bin/pkill",
-}
-"""Debian package, and what of it is used here."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def prerequisites() -> None:
-    missing = [name for name, needs in PACKAGES.items() if not list(Path("/").glob(needs[1:]))]
-    if missing:
-        pytest.fail(f"these tests need: apt-get install --no-install-recommends {' '.join(missing)}", pytrace=False)
-    if os.geteuid() != 0:
-        pytest.fail("these tests make namespaces and mount disks, so they must run as root", pytrace=False)
+__all__ = ["prerequisites"]
 
 
 @pytest.fixture

@@ -3,27 +3,21 @@
 What is missing on this machine is a failure that names the command to run.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from tests.infra.controlplane import ControlPlane, Json
 from tests.infra.controlplane.fixtures import kubevirt_cluster
-from tests.infra.guests.fixtures import hypervisor
+from tests.infra.guests.fixtures import hypervisor, prerequisites
 from tests.infra.guests.hypervisor import Hypervisor
 from tests.infra.guests.snapshotter import DiskArray
 from tests.infra.guests.velero import Velero
 from tests.infra.guests.world import World, Worlds, product_and_velero
 from tests.infra.installation import Installation
 
-__all__ = ["hypervisor"]
-
-_PACKAGES = Path(__file__).parents[2] / ".ci" / "packages"
-_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "libvirtd", "virsh", "debootstrap", "mke2fs", "pkg-config", "unshare")
+__all__ = ["hypervisor", "prerequisites"]
 
 
 class SetHooks(Protocol):
@@ -32,19 +26,8 @@ class SetHooks(Protocol):
     def __call__(self, **hooks: Any) -> None: ...
 
 
-@pytest.fixture(scope="session", autouse=True)
-def prerequisites() -> None:
-    """Fail at once with what is missing, not in the middle with what that leads to."""
-    if os.geteuid() != 0:
-        pytest.fail("These tests mount file systems and start guests: run them as root, e.g. `sudo make e2e`.")
-    missing = [name for name in _PROGRAMS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
-    if missing:
-        packages = " ".join(_PACKAGES.read_text().split())
-        pytest.fail(f"{', '.join(missing)} not found. Run: apt-get install --no-install-recommends {packages}")
-
-
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest, prerequisites: None) -> Iterator[ControlPlane]:
+def cluster(request: pytest.FixtureRequest, prerequisites: None, real_parts: None) -> Iterator[ControlPlane]:
     """etcd, kube-apiserver and virt-controller."""
     yield from kubevirt_cluster(request)
 

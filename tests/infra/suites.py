@@ -10,7 +10,7 @@ A test that builds or starts a real part without belonging to a suite that may d
 needs the fixture `alone` gets the marker `exclusive`: it runs while nothing else runs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -20,14 +20,15 @@ CLUSTER, E2E, EXCLUSIVE = "cluster", "e2e", "exclusive"
 _BY_FIXTURE = {"prerequisites": E2E, "real_parts": CLUSTER}
 
 
-def assign(items: Iterable[pytest.Item]) -> None:
-    """Give each test the marker of its suite."""
+def assign(items: list[pytest.Item]) -> None:
+    """Give each test the marker of its suite, and move modules that need real parts, which are long, to the front."""
     for item in items:
         suite = _suite(item)
         if suite:
             item.add_marker(suite)
         if "alone" in _fixtures(item):
             item.add_marker(EXCLUSIVE)
+    items.sort(key=lambda item: "real_parts" not in _fixtures(item))
 
 
 def _suite(item: pytest.Item) -> str | None:

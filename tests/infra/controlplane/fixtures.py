@@ -39,14 +39,14 @@ def control_plane(real_parts: None, request: pytest.FixtureRequest) -> Iterator[
 def kubevirt_cluster(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """The same for a fixture of another scope: for tests that other tests' migrations or forgeries would disturb."""
     with ExitStack() as stack:
-        with _visible(request):  # the first build takes minutes
+        with visible(request):  # the first build takes minutes
             control_plane = stack.enter_context(ControlPlane())
             control_plane.install_kubevirt({"configuration": {"migrations": ENDLESS_MIGRATIONS}})
             stand_in_cdi(control_plane.client)
             control_plane.start_virt_controller()
         yield control_plane
         control_plane.keep |= request.session.testsfailed > 0
-        with _visible(request):
+        with visible(request):
             stack.close()
 
 
@@ -56,6 +56,7 @@ def client(control_plane: ControlPlane) -> Client:
     return control_plane.client
 
 
-def _visible(request: pytest.FixtureRequest) -> AbstractContextManager[None]:
+def visible(request: pytest.FixtureRequest) -> AbstractContextManager[None]:
+    """Show what is said meanwhile at once; pytest would keep it for the report of a failure."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
     return capture.global_and_fixture_disabled() if capture else nullcontext()

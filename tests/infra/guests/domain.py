@@ -7,6 +7,9 @@ from xml.sax.saxutils import escape
 
 from tests.infra.guests.image import GuestImage
 
+DISKS = ("*.img", "*.qcow2", "memory")
+"""The large files in a domain's folder."""
+
 
 class Agent(StrEnum):
     """What the guest's init script makes of the guest agent."""
