@@ -26,7 +26,7 @@ def test_a_suite_is_all_of_its_parts_and_a_part_is_itself() -> None:
     assert list(prepare.steps(["cluster"])) == [part.name for part in PARTS.values() if part.suite == "cluster"]
     assert list(prepare.steps(["velero"])) == ["velero"]
     assert list(prepare.steps(["etcd", "cluster"])).count("etcd") == 1
-    assert {"guest image", "moto"} < prepare.steps(["e2e"]).keys()
+    assert {"guests", "moto"} < prepare.steps(["e2e"]).keys()
 
 
 def test_a_name_of_nothing_is_answered_by_what_there_is() -> None:

@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from base64 import b64encode
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -16,12 +17,15 @@ from tests.infra.guests.hypervisor import Hypervisor
 
 
 @pytest.fixture(scope="module")
-def started(hypervisor: Hypervisor) -> dict[str, Guest]:
-    return {
+def started(hypervisor: Hypervisor) -> Iterator[dict[str, Guest]]:
+    guests = {
         "db": hypervisor.start("tools", "db"),
         "none": hypervisor.start("tools", "none", agent=Agent.NONE),
         "rhel": hypervisor.start("tools", "rhel", agent=Agent.BLOCK_EXEC),
     }
+    yield guests
+    for guest in guests.values():
+        guest.close()
 
 
 @pytest.fixture

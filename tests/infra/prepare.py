@@ -16,7 +16,8 @@ from functools import partial
 
 from tests.infra.controlplane.build import PARTS, ensure
 from tests.infra.controlplane.progress import COMMANDS, BuildError, say, using_the_machine
-from tests.infra.guests.image import ensure_image
+from tests.infra.guests.hypervisor import ensure_started_guest
+from tests.infra.guests.prerequisites import require_machine
 from tests.infra.guests.s3 import ensure_moto
 
 _AT_A_TIME = 2
@@ -37,7 +38,7 @@ def steps(names: Iterable[str]) -> dict[str, Step]:
             raise BuildError(f"There is no suite or part {name!r}; there are {', '.join([*sorted(suites), *PARTS])}.")
         found |= {part.name: partial(ensure, part) for part in parts}
         if name == "e2e":
-            found |= {"guest image": ensure_image, "moto": ensure_moto}
+            found |= {"guests": ensure_started_guest, "moto": ensure_moto}
     return found
 
 
@@ -64,6 +65,8 @@ def main() -> int:
     """Prepare what the command line names."""
     started = time.monotonic()
     try:
+        if "e2e" in sys.argv[1:]:
+            require_machine()
         with _interruptible():
             failures = prepare(steps(sys.argv[1:]))
     except BuildError as error:

@@ -26,6 +26,9 @@ os.execvp(sys.argv[2], sys.argv[2:])
 DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 """Put before a command that is not a `Process`: it is killed when the thread that starts it ends."""
 
+PREFERRED = ("nice", "--adjustment=-20")
+"""Put before a command that has to keep time limits on a busy machine too; needs root, without which it only warns."""
+
 # The parent that dies is, for the kernel, the THREAD that forked: one thread, as old as the interpreter, forks all.
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 

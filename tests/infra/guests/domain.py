@@ -40,6 +40,16 @@ class Domain:
         """What the guest's kernel and its init script say."""
         return self.folder / "console.log"
 
+    @property
+    def earlier_console(self) -> Path:
+        """The same of the guest that this one goes on from, if it does."""
+        return self.folder / "earlier-console.log"
+
+    @property
+    def shell(self) -> Path:
+        """A socket that leads to a shell in the guest, for what has to be done while the agent does nothing."""
+        return self.folder / "shell.sock"
+
     def xml(self, image: GuestImage) -> str:
         """The definition, for software emulation: machines that run tests seldom allow KVM."""
         # no_timer_check: on a busy machine an emulated timer is late, and the kernel would refuse to go on.
@@ -66,6 +76,7 @@ class Domain:
     {_disk(self.data_disk, "raw", "vdb", "writeback")}
     <controller type='usb' model='none'/>
     <serial type='file'><source path='{escape(str(self.console))}'/><target port='0'/></serial>
+    <serial type='unix'><source mode='bind' path='{escape(str(self.shell))}'/><target port='1'/></serial>
     <channel type='unix'>
       <source mode='bind' path='{escape(str(self.folder / "agent.sock"))}'/>
       <target type='virtio' name='org.qemu.guest_agent.0'/>

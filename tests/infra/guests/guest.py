@@ -1,17 +1,21 @@
 """A running guest: what tests ask of it, and what reached its agent through the launcher socket."""
 
 import json
+import re
+import secrets
 import shlex
+import socket
 import subprocess
 import time
 from base64 import b64decode
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tests.infra.controlplane.processes import Process
+from tests.infra.controlplane.processes import PREFERRED, Process
 from tests.infra.guests.domain import Domain
 
 AS_POSTGRES = "setpriv --reuid=postgres --regid=postgres --init-groups"
@@ -66,7 +70,7 @@ class Guest:
         socket = self.sockets / "launcher-sock"
         self.launcher = Process(
             f"launcher-bridge of {self.domain}",
-            [bridge, "--uri", uri, "--domain", self.domain, "--socket", socket, "--record", self._record],
+            [*PREFERRED, bridge, "--uri", uri, "--domain", self.domain, "--socket", socket, "--record", self._record],
             domain.folder / "launcher-bridge.log",
             ready=socket.exists,
         )
@@ -106,6 +110,30 @@ class Guest:
         if ran.exit_code != 0:
             raise GuestError(f"exit code {ran.exit_code} in {self.domain} from: {script}\n{ran.output}")
         return ran.output.strip()
+
+    def past_agent(self, command: str) -> str:
+        """Run one line in the guest though its agent may hang, and return what it prints. Raises GuestError."""
+        end = f"end-{secrets.token_hex(4)}-"
+        said, done = "", None
+        with socket.socket(socket.AF_UNIX) as shell:
+            shell.settimeout(60)
+            shell.connect(str(self.definition.shell))
+            shell.sendall(f"{command}; echo {end}$?\n".encode())
+            with suppress(TimeoutError):
+                while not done and (received := shell.recv(4096)):
+                    said += received.decode(errors="replace")
+                    done = re.search(rf"(.*){end}(\d+)\s", said, re.DOTALL)
+        if done is None or done[2] != "0":
+            raise GuestError(f"in {self.domain}, past its agent: {command}\n{said or 'no answer'}")
+        return done[1].strip()
+
+    def stop_agent(self) -> None:
+        """Let the agent hang, until `continue_agent`."""
+        self.past_agent("kill -STOP $(pidof qemu-ga)")
+
+    def continue_agent(self) -> None:
+        """End of its hanging, whatever stopped it."""
+        self.past_agent("kill -CONT $(pidof qemu-ga)")
 
     def psql(self, sql: str, *, seconds: float = 60.0) -> str:
         """What a statement yields, as bare values. Raises GuestError when PostgreSQL refuses or does not answer."""
@@ -164,7 +192,8 @@ class Guest:
         return " is known" in self.launcher.log.read_text()
 
     def _console_text(self) -> str:
-        return self.console.read_text(errors="replace") if self.console.exists() else ""
+        logs = (self.definition.earlier_console, self.console)
+        return "".join(log.read_text(errors="replace") for log in logs if log.exists())
 
     def _wait_for(self, what: str, done: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds

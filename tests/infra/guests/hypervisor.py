@@ -1,14 +1,19 @@
 """A libvirtd of the tests' own, and the guests it runs under QEMU's software emulation."""
 
+import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.infra.controlplane.build import ensure_all
-from tests.infra.controlplane.processes import Process, unwind_on_sigterm
+from tests.infra.controlplane.processes import PREFERRED, Process, unwind_on_sigterm
+from tests.infra.controlplane.progress import COMMANDS, BuildError, say
 from tests.infra.guests.domain import Agent, Domain
 from tests.infra.guests.guest import Guest
 from tests.infra.guests.image import ensure_image, kept, recipe
@@ -66,9 +71,10 @@ class Hypervisor:
         self._bridge = ensure_all("bridge")["launcher-bridge"]
         self._configure()
         unwind_on_sigterm(self._exit)
+        # An emulated guest is slow, and the hooks' time limits are those of real ones.
         self._libvirtd = Process(
             "libvirtd",
-            [*_APART, _START, "libvirtd", self.folder],
+            [*PREFERRED, *_APART, _START, "libvirtd", self.folder],
             self.folder / "libvirtd.log",
             ready=lambda: self._virsh("version").returncode == 0,
         )
@@ -89,29 +95,37 @@ class Hypervisor:
         """Start a guest as the domain NAMESPACE_NAME and return at once: see `Guest.wait_agent`.
 
         `data_disk` is a raw image that becomes the guest's own and is written to. Without it the guest gets a fresh one
-        and, if its agent is normal, goes on from where another once stood ready: its clock is that one's.
+        and goes on from where another of its kind once stood ready: its clock is that one's.
         Raises RuntimeError with libvirt's message.
         """
-        if agent is not Agent.NORMAL or data_disk is not None:
+        if data_disk is not None:
             return self._boot(namespace, name, agent, data_disk)
-        seed = self._seed()
+        seed = self.seed(agent)
         guest = self._guest(namespace, name, agent, None)
         memory = seed.plant(guest.definition)
         self._must_virsh("restore", memory)
         memory.unlink()
         return guest
 
-    def _seed(self) -> Seed:
+    def seed(self, agent: Agent) -> Seed:
+        """What `start` goes on from, made by a guest that boots where it is missing."""
         versions = self._virsh("version").stdout
-        example = Domain("example", Agent.NORMAL, Path("/"), Path("/data.img")).xml(self._image)
-        return Seed(kept("guest-started", recipe(versions, example), self._make_seed))
+        example = Domain("example", agent, Path("/"), Path("/data.img")).xml(self._image)
+        return Seed(kept("guest-started", recipe(versions, example), partial(self._make_seed, agent)))
 
-    def _make_seed(self, home: Path) -> None:
-        guest = self._boot("seed", "seed", Agent.NORMAL, None).wait_agent()
+    def _make_seed(self, agent: Agent, home: Path) -> None:
+        began, what = time.monotonic(), f"start a test guest (agent: {agent}) and save it"
+        say(f"{what}, a minute or so under emulation")
+        guest = self._boot("seed", agent, agent, None)
+        if agent is Agent.NONE:
+            guest.wait_console("ready without an agent")
+        else:
+            guest.wait_agent()
         seed = Seed(home)
         self._must_virsh("save", guest.domain, seed.memory)
         seed.take(guest.definition)
         guest.close()
+        say(f"{what}: done in {time.monotonic() - began:.0f} s")
 
     def _boot(self, namespace: str, name: str, agent: Agent, data_disk: Path | None) -> Guest:
         guest = self._guest(namespace, name, agent, data_disk)
@@ -148,3 +162,16 @@ class Hypervisor:
 
     def _virsh(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(["virsh", "-q", "-c", self.uri, *words], capture_output=True, text=True, check=False)
+
+
+def ensure_started_guest() -> None:
+    """Make everything that `Hypervisor.start` needs and that is missing, ahead of time."""
+    folder = Path(tempfile.mkdtemp(prefix="vm-consistency-"))
+    try:
+        with Hypervisor(folder) as hypervisor:
+            for agent in Agent:
+                if COMMANDS.ended:
+                    raise BuildError("interrupted")
+                hypervisor.seed(agent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -33,11 +33,13 @@ class Seed:
     def take(self, domain: Domain) -> None:
         """Keep the disks of a domain that was saved to `memory`."""
         shutil.copy(domain.root_disk, self.folder / "root.qcow2")
+        shutil.copy(domain.console, self.folder / "console.log")
         _copy(domain.data_disk, self.folder / "data.img")
 
     def plant(self, domain: Domain) -> Path:
         """Make the disks of `domain`, and return what `virsh restore` makes it from."""
         shutil.copy(self.folder / "root.qcow2", domain.root_disk)
+        shutil.copy(self.folder / "console.log", domain.earlier_console)
         _copy(self.folder / "data.img", domain.data_disk)
         planted = domain.folder / "memory"
         shutil.copy(self.memory, planted)
