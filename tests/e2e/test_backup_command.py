@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import COMMAND, ON_ERROR, PRE
+from app.core.constants import ON_ERROR
 from tests.cli.support import run
 from tests.e2e.conftest import SetHooks
-from tests.infra.controlplane import Json, wait_for
+from tests.infra.controlplane import Json
 from tests.infra.guests.snapshotter import DiskArray
 from tests.infra.guests.velero import Velero, phase
 from tests.infra.guests.world import World
@@ -37,10 +37,6 @@ def only(velero: Velero, name: str) -> tuple[int, Json]:
     return exit_code, vm
 
 
-def wait_for_hooks(world: World, part: str, key: str = COMMAND) -> None:
-    wait_for(lambda: part in world.annotations().get(PRE + key, ""), what=f"hooks with {part}")
-
-
 def shown(vm: Json) -> tuple[Any, ...]:
     return vm["record"]["level"], vm["record"]["state"], vm["achieved"], vm["verified"]
 
@@ -68,7 +64,7 @@ def test_level_filesystem_by_virt_freezer_s_word(world: World, velero: Velero) -
 def test_level_filesystem_by_the_guest_s_own_word(world: World, velero: Velero, set_hooks: SetHooks) -> None:
     world.choose("filesystem")
     set_hooks(requireFrozen=True)
-    wait_for_hooks(world, "vm-consistency")
+    world.wait_for_pre_hook("vm-consistency")
     velero.backup("told-verified", world.namespace)
 
     exit_code, vm = only(velero, "told-verified")
@@ -90,8 +86,8 @@ def test_level_application(world: World, velero: Velero) -> None:
 def test_a_paused_guest_is_not_frozen(world: World, velero: Velero, set_hooks: SetHooks, require: bool) -> None:
     """virt-freezer ends with 0 all the same; only requireFrozen makes it a failure of the backup."""
     world.choose("filesystem")
-    set_hooks(requireFrozen=require)
-    wait_for_hooks(world, "vm-consistency" if require else 'virt-freezer", "--freeze')
+    set_hooks(requireFrozen=require, thaw={"timeout": "3s"})
+    world.wait_for_pre_hook("vm-consistency" if require else 'virt-freezer", "--freeze')
     name = f"told-paused-{require}".lower()
     world.guest.pause()
     try:
@@ -110,7 +106,7 @@ def test_a_paused_guest_is_not_frozen(world: World, velero: Velero, set_hooks: S
 def test_a_step_that_fails(world: World, velero: Velero, set_hooks: SetHooks, on_error: str) -> None:
     set_hooks(freeze={"timeout": "30s", "onError": on_error})
     world.choose("application", "failing")
-    wait_for_hooks(world, on_error, ON_ERROR)
+    world.wait_for_pre_hook(on_error, ON_ERROR)
     name = f"told-failing-{on_error.lower()}"
     velero.backup(name, world.namespace)
 
@@ -129,7 +125,7 @@ def test_a_window_that_kubevirt_ended(world: World, velero: Velero, array: DiskA
     """virt-freezer thaws what is thawed already with exit code 0; the times tell."""
     world.choose("filesystem")
     set_hooks(freeze={"timeout": "5s"}, thaw={"timeout": "3s"}, autoThaw="4s")
-    wait_for_hooks(world, '"--unfreezeTimeoutSeconds", "4"')
+    world.wait_for_pre_hook('"--unfreezeTimeoutSeconds", "4"')
     with array.behaving(delay="9s"):
         backup = velero.backup("told-thawed", world.namespace)
 

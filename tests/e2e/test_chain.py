@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS, ON_ERROR, PRE
+from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS, ON_ERROR
 from tests.e2e.conftest import SetHooks
 from tests.infra.controlplane import Json, launcher_pod, wait_for
 from tests.infra.guests.hypervisor import Hypervisor
@@ -118,7 +118,7 @@ def test_a_quiesce_step_that_fails_leaves_nothing_held(
 ) -> None:
     set_hooks(freeze={"timeout": "30s", "onError": on_error})
     world.choose("application", "failing")
-    wait_for(lambda: world.annotations()[PRE + ON_ERROR] == on_error, what="the hooks to follow the policy")
+    world.wait_for_pre_hook(on_error, ON_ERROR)
     name = f"failing-{on_error.lower()}"
 
     backup = velero.backup(name, world.namespace)
@@ -160,8 +160,10 @@ def test_a_policy_that_changes_during_a_backup_does_not_leave_the_guest_frozen(
 def test_when_velero_dies_in_the_window_the_guest_thaws_and_the_application_resumes_by_itself(
     world: World, velero: Velero, array: DiskArray, events: Callable[[], list[str]], set_hooks: SetHooks
 ) -> None:
-    set_hooks(freeze={"timeout": "5s"}, thaw={"timeout": "5s"}, autoThaw="6s")
+    # The dead-man waits for the sum of these and 15 s.
+    set_hooks(freeze={"timeout": "5s"}, thaw={"timeout": "1s"}, autoThaw="8s")
     world.choose("application", "marked")
+    world.wait_for_pre_hook('"5", "8"')
     with array.held():
         velero.start_backup("killed", world.namespace)
         array.wait_started("killed")
@@ -174,6 +176,8 @@ def test_when_velero_dies_in_the_window_the_guest_thaws_and_the_application_resu
     assert "safety-timer done" in events()
     velero.process.start()
     assert phase(velero.ended_backup("killed")) == "Failed"
+    set_hooks()
+    world.wait_for_pre_hook('"30", "300"')
     assert hook_counts(velero.backup("after-killed", world.namespace)) == (2, 0)
 
 

@@ -20,7 +20,6 @@ IN_TIME = {"timeout": "5s"}
 
 @pytest.fixture(scope="module")
 def _guests(hypervisor: Hypervisor) -> Iterator[dict[Agent, Guest]]:
-    """They boot at the same time."""
     agents = (Agent.NONE, Agent.BLOCK_EXEC)
     guests = {agent: hypervisor.start(f"agent-{agent}", "db", agent=agent) for agent in agents}
     yield guests
@@ -55,7 +54,7 @@ def test_without_an_agent_a_freeze_that_was_not_is_told_only_where_it_is_require
     assert "No guest agent, exiting" in velero.log("no-agent")
 
     set_hooks(requireFrozen=True)
-    wait_for(lambda: "/bin/bash" in without_agent.annotations()[PRE + COMMAND], what="the hooks to follow the policy")
+    without_agent.wait_for_pre_hook("/bin/bash")
     backup = velero.backup("no-agent-required", without_agent.namespace)
     assert (phase(backup), hook_counts(backup)) == ("PartiallyFailed", (2, 2))
     assert "pre hook failed: freeze: virt-freezer froze nothing" in velero.log("no-agent-required")
@@ -64,8 +63,9 @@ def test_without_an_agent_a_freeze_that_was_not_is_told_only_where_it_is_require
 def test_a_paused_guest_fails_the_backup_where_a_freeze_is_required(
     world: World, velero: Velero, set_hooks: SetHooks
 ) -> None:
-    set_hooks(requireFrozen=True)
+    set_hooks(requireFrozen=True, thaw={"timeout": "3s"})
     world.choose("filesystem")
+    world.wait_for_pre_hook("/bin/bash")
     world.guest.pause()
     try:
         backup = velero.backup("paused", world.namespace)
@@ -105,7 +105,7 @@ def test_a_freeze_that_comes_after_the_hook_gave_up_is_undone(
 ) -> None:
     set_hooks(freeze=IN_TIME, thaw=IN_TIME)
     healed.choose("application", "marked")
-    healed.guest.on_freeze("sleep 12")
+    healed.guest.on_freeze("sleep 8")
 
     backup = velero.backup("late", healed.namespace)
 
@@ -120,15 +120,19 @@ def test_an_agent_that_hangs_for_a_while_costs_the_freeze_and_no_more(
 ) -> None:
     set_hooks(freeze=IN_TIME, thaw=IN_TIME, requireFrozen=True)
     world.choose("filesystem")
-    stop = "kill -STOP $(pidof qemu-ga); sleep 25; kill -CONT $(pidof qemu-ga)"
-    world.guest.must_run(f"setsid sh -c 'sleep 1; {stop}' >/dev/null 2>&1 </dev/null &")
-    wait_for(lambda: not world.guest.answers(), what="the agent to hang", interval=0)
+    world.wait_for_pre_hook("/bin/bash")
 
-    backup = velero.backup("hung", world.namespace)
+    world.guest.stop_agent()
+    try:
+        velero.start_backup("hung", world.namespace)
+        wait_for(lambda: world.node.runs("virt-freezer --unfreeze "), 60, what="the hook to give the freeze up")
+    finally:
+        world.guest.continue_agent()
+    backup = velero.ended_backup("hung")
 
     assert phase(backup) == "PartiallyFailed"
     assert "pre hook failed: freeze: " in velero.log("hung")
-    wait_for(world.guest.answers, 40, what="the agent to answer again")
+    wait_for(world.guest.answers, 60, what="the agent to answer again")
     assert not world.guest.frozen()
 
 

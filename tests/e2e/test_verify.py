@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.core.constants import PRE, TIMEOUT
+from app.core.constants import TIMEOUT
 from tests.cli.support import run
 from tests.e2e.conftest import SetHooks
 from tests.infra.controlplane import ControlPlane, Json, wait_for
@@ -154,7 +154,7 @@ def test_an_api_server_that_is_gone_while_the_guest_is_frozen(
 ) -> None:
     set_hooks(freeze={"timeout": "5s"})
     world.choose("filesystem")
-    wait_for(lambda: world.annotations()[PRE + TIMEOUT] == "5s", what="the timeout on the pod")
+    world.wait_for_pre_hook("5s", TIMEOUT)
     world.guest.on_freeze("sleep 3")
     with running(world, cluster) as process:
         cluster.apiserver.kill()

@@ -39,11 +39,15 @@ class Hooks:
 
     def post(self) -> Done:
         """Run the post hook to its end."""
-        return self.end(self._start(POST), POST)
+        return self.end(self.start_post(), POST)
 
     def start_pre(self) -> "subprocess.Popen[str]":
         """Start the pre hook."""
         return self._start(PRE)
+
+    def start_post(self) -> "subprocess.Popen[str]":
+        """Start the post hook."""
+        return self._start(POST)
 
     def end(self, hook: "subprocess.Popen[str]", phase: str = PRE) -> Done:
         """Wait for the end of a hook that was started."""

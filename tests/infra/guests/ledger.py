@@ -31,10 +31,11 @@ timeout 10 sh -c 'until grep -qx gone "$0"; do sleep 0.2; done' "$f.out"
 """
 
 
-def policy(*, trouble: str = "", **hooks: str) -> str:
+def policy(*, trouble: str = "", trouble_seconds: int = 15, step_seconds: int = 40, **hooks: str) -> str:
     """A policy with the profiles `ledger` and, with `trouble` as its second quiesce step, `troubled`.
 
-    `hooks` are lines of the policy's section of that name, by key: `freeze="{timeout: 2s}"`.
+    `trouble_seconds` is the timeout of that step, `step_seconds` that of every other. `hooks` are lines of the policy's
+    section of that name, by key: `freeze="{timeout: 2s}"`.
     """
     chosen = {"freeze": "{timeout: 8s}", "thaw": "{timeout: 8s}", "autoThaw": "12s", "requireFrozen": "true"} | hooks
     return f"""
@@ -45,21 +46,21 @@ hooks:
 profiles:
   ledger:
     quiesce:
-{_step("lock", _LOCK)}
-{_step("checkpoint", f"echo checkpoint >>{STORY}; cd / && {_PSQL} -c CHECKPOINT")}
+{_step("lock", _LOCK, step_seconds)}
+{_step("checkpoint", f"echo checkpoint >>{STORY}; cd / && {_PSQL} -c CHECKPOINT", step_seconds)}
     resume:
-{_step("unlock", _UNLOCK)}
-{_step("announce", f"echo announce >>{STORY}")}
+{_step("unlock", _UNLOCK, step_seconds)}
+{_step("announce", f"echo announce >>{STORY}", step_seconds)}
   troubled:
     quiesce:
-{_step("lock", _LOCK)}
-{_step("trouble", trouble or "exit 0", 15)}
+{_step("lock", _LOCK, step_seconds)}
+{_step("trouble", trouble or "exit 0", trouble_seconds)}
     resume:
-{_step("unlock", _UNLOCK)}
+{_step("unlock", _UNLOCK, step_seconds)}
 """
 
 
-def _step(name: str, run: str, seconds: int = 40) -> str:
+def _step(name: str, run: str, seconds: int) -> str:
     return f"    - name: {name}\n      timeout: {seconds}s\n      run: |\n{indent(run.strip(), ' ' * 8)}"
 
 

@@ -110,6 +110,11 @@ class Node:
         metadata = pod["metadata"]
         return [*kubectl, "exec", "-n", metadata["namespace"], metadata["name"], "-c", "compute", "--", *argv]
 
+    def runs(self, command: str) -> bool:
+        """Whether something that was exec'd into a pod here runs whose command line matches, a regular expression."""
+        pgrep = ["pgrep", "--session", str(self.process.pid), "--full", command]
+        return subprocess.run(pgrep, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
     def _kwok(self) -> list[str | Path]:
         self._folder.mkdir(parents=True, exist_ok=True)
         config = self._folder / "kwok.yaml"

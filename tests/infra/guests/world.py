@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from app.core.constants import COMMAND, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, LEVEL, PROFILE
+from app.core.constants import COMMAND, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, LEVEL, PRE, PROFILE
 from tests.infra.controlplane import Client, ControlPlane, Json, make_namespace, make_vm, wait_for
 from tests.infra.guests.guest import Guest
 from tests.infra.guests.hypervisor import Hypervisor
@@ -57,6 +57,10 @@ class World:
             return (found.get(EFFECTIVE_LEVEL), found.get(EFFECTIVE_PROFILE)) == (level, profile)
 
         wait_for(recorded, what=f"{self.namespace}/{self.name} at level {level}, profile {profile}")
+
+    def wait_for_pre_hook(self, part: str, key: str = COMMAND) -> None:
+        """Return when the running pod's hook contains that; a hook follows the policy a little later."""
+        wait_for(lambda: part in self.annotations().get(PRE + key, ""), what=f"a pre hook with {part}")
 
 
 class Worlds:
