@@ -14,6 +14,8 @@ from tests.databases.conftest import Boot
 from tests.infra.controlplane.waiting import wait_for
 from tests.infra.guests.namespace_guest import DISK, NamespaceGuest
 
+pytestmark = pytest.mark.long
+
 DATA = f"{DISK}/data"
 WAITS = "SELECT id FROM information_schema.processlist WHERE state LIKE 'Waiting for%lock'"
 

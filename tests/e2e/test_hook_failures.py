@@ -20,6 +20,8 @@ from tests.infra.guests.guest import Guest
 from tests.infra.guests.hooks import Hooks, story
 from tests.infra.guests.hypervisor import Hypervisor
 
+pytestmark = pytest.mark.long
+
 FROZEN = "vm-consistency: frozen"
 THAWED = "vm-consistency: thawed, was frozen until then"
 NO_EXEC = "quiesce: not started: no guest agent, .*"

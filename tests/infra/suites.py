@@ -21,14 +21,17 @@ _BY_FIXTURE = {"prerequisites": E2E, "real_parts": CLUSTER}
 
 
 def assign(items: list[pytest.Item]) -> None:
-    """Give each test the marker of its suite, and move modules that need real parts, which are long, to the front."""
+    """Give each test the marker of its suite, and have long modules start first, so that no worker ends alone.
+
+    Long are those that are marked so, and then those that need real parts.
+    """
     for item in items:
         suite = _suite(item)
         if suite:
             item.add_marker(suite)
         if "alone" in _fixtures(item):
             item.add_marker(EXCLUSIVE)
-    items.sort(key=lambda item: "real_parts" not in _fixtures(item))
+    items.sort(key=lambda item: (item.get_closest_marker("long") is None, "real_parts" not in _fixtures(item)))
 
 
 def _suite(item: pytest.Item) -> str | None:
