@@ -1,28 +1,18 @@
 """What the page for backup administrators says of hooks and no other test shows; the tools are stand-ins."""
 
-import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from app.core.hook_output import Known, read_post_hook, read_pre_hook
-from tests.infra.controlplane.waiting import wait_for
-from tests.scripts.conftest import HookRunner
+from tests.scripts.conftest import HookRunner, hooks, real_time
+
+__all__ = ["hooks", "real_time"]
 
 PAGE = (Path(__file__).parents[1] / "docs" / "backup-administrators.md").read_text()
-
-
-@pytest.fixture
-def hooks(tmp_path: Path) -> Iterator[HookRunner]:
-    runner = HookRunner(tmp_path)
-    yield runner
-    runner.unset("frozen")
-    runner.end()
 
 
 @pytest.mark.parametrize("require_frozen", [True, False])
@@ -79,24 +69,11 @@ def test_just_booted_kubevirt_has_not_heard_of_the_agent(hooks: HookRunner, requ
 def test_a_keeper_that_is_stopped_resumes_the_application(hooks: HookRunner) -> None:
     hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
     assert hooks.pre().ok
-    for process in holders(hooks.guest / "run" / "lock"):
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)
-    wait_for(hooks.keeper_ended, 30, what="the keeper to end")
+    hooks.tell_the_keeper(signal.SIGTERM)
+    hooks.clock.until(hooks.keeper_ended, 30, what="the keeper to end")
     assert hooks.log[-1] == "unlock"
     hooks.unset("frozen")
     assert "post hook failed: nothing was held: " in hooks.post().err
-
-
-def holders(lock: Path) -> list[int]:
-    """The processes of the keeper, all of which the agent's service would stop."""
-    found = []
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError):
-            if os.readlink(f"/proc/{process}/fd/9") == str(lock):
-                found.append(int(process))
-    assert found
-    return found
 
 
 def test_the_tools_of_the_page_are_all_that_a_linux_guest_needs(hooks: HookRunner, tmp_path: Path) -> None:
@@ -105,7 +82,7 @@ def test_the_tools_of_the_page_are_all_that_a_linux_guest_needs(hooks: HookRunne
     for folder in (tools, real):
         folder.mkdir()
     for tool in re.findall(r"`(\w+)`", sentence):
-        (tools / tool).symlink_to(str(shutil.which(tool)))
+        (tools / tool).symlink_to(str(shutil.which(tool, path=hooks.environment["PATH"])))
     probe.rename(real / "virt-probe")
     probe.write_text(f'#!/bin/sh\nPATH={tools} exec {real}/virt-probe "$@"\n')
     probe.chmod(0o755)

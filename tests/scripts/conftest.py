@@ -6,6 +6,7 @@ def test_something(hooks: HookRunner) -> None:
     assert hooks.guest_log() == [...]
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,8 @@ from app.core.constants import COMMAND, POST, PRE, KubeVirtNames
 from app.core.hooks import render_hooks
 from app.core.policy import Hooks, Level
 from app.core.profiles import Profile, Shell, Step
-from tests.infra.controlplane.waiting import wait_for
+from tests.scripts.clocks import HookClock, RealClock, SkippingClock
+from tests.scripts.processes import Processes, can_be_watched
 
 TOOLS = Path(__file__).parent / "stand_in_tools.py"
 
@@ -41,18 +44,25 @@ class Ran:
 
 
 class HookRunner:
-    """Runs the hooks of VM shop/db; `guest` is the folder of the stand-in guest."""
+    """Runs the hooks of VM shop/db; `guest` is the folder of the stand-in guest.
 
-    def __init__(self, folder: Path) -> None:
+    Time passes while a method waits, and for tests in `clock.sleep` and `clock.until`.
+    """
+
+    def __init__(self, folder: Path, *, real_time: bool) -> None:
         self.guest = folder / "guest"
         self.bin = folder / "bin"
         self.guest.mkdir()
         self.bin.mkdir()
         for name in ("virt-freezer", "virt-probe", "virsh"):
-            (self.bin / name).write_text(f"#!{sys.executable}\n{TOOLS.read_text()}")
+            # Without the packages of the environment, Python starts in a fraction of the time.
+            (self.bin / name).write_text(f"#!{sys.executable} -IS\n{TOOLS.read_text()}")
             (self.bin / name).chmod(0o755)
         self.names = KubeVirtNames(freezer=str(self.bin / "virt-freezer"))
-        self.environment = {"PATH": f"{self.bin}:{os.environ['PATH']}", "STAND_IN_GUEST": str(self.guest)}
+        self.processes = Processes("STAND_IN_GUEST", str(self.guest))
+        self.clock: HookClock = RealClock() if real_time else SkippingClock(folder / "clock", self.processes)
+        path = ":".join(map(str, (self.bin, *self.clock.tools, os.environ["PATH"])))
+        self.environment = {"PATH": path, **self.processes.environment, **self.clock.environment}
         self.quick = Hooks(freeze_timeout="2s", thaw_timeout="2s", auto_thaw_seconds=3)
         self.filesystem()
 
@@ -96,10 +106,14 @@ class HookRunner:
             argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
         )
 
-    def _run(self, phase: str) -> Ran:
-        process = self.start(phase)
-        out, err = process.communicate(timeout=120)
+    def end_of(self, process: subprocess.Popen[str]) -> Ran:
+        """Wait for a hook that was started."""
+        self.clock.until(lambda: process.poll() is not None, 120, what="the hook")
+        out, err = process.communicate(timeout=10)
         return Ran(process.returncode, out, err)
+
+    def _run(self, phase: str) -> Ran:
+        return self.end_of(self.start(phase))
 
     def set(self, *names: str) -> None:
         for name in names:
@@ -130,8 +144,12 @@ class HookRunner:
 
     def keeper_ended(self) -> bool:
         """Whether no keeper holds the lock any more."""
-        lock = self.guest / "run" / "lock"
-        return not lock.exists() or subprocess.run(["flock", "-n", lock, "true"], check=False).returncode == 0
+        with suppress(FileNotFoundError), (self.guest / "run" / "lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
 
     def tell_the_keeper(self, number: signal.Signals) -> None:
         """Send a signal to every process that has the lock open, as systemd does to those of a service."""
@@ -142,16 +160,35 @@ class HookRunner:
                     os.kill(int(descriptor.parts[2]), number)
 
     def end(self) -> None:
-        """End a keeper that a test left."""
-        if self.keeper_ended():
-            return
-        (self.guest / "run" / f"end.{self.status.split()[0]}").touch()
-        wait_for(self.keeper_ended, 30, what="the keeper to end")
+        """End a keeper that a test left, by its own means, and then all that is left."""
+        self.unset("frozen")
+        try:
+            if not self.keeper_ended():
+                (self.guest / "run" / f"end.{self.status.split()[0]}").touch()
+                self.clock.until(self.keeper_ended, 30, what="the keeper to end")
+        finally:
+            self.processes.kill()
+
+
+@cache
+def time_can_be_skipped() -> bool:
+    """Whether this machine has what SkippingClock needs; without it, tests take longer."""
+    version = subprocess.run(["timeout", "--version"], capture_output=True, check=False).stdout
+    return b"GNU coreutils" in version and can_be_watched()
+
+
+BOTH_CLOCKS = pytest.mark.parametrize("real_time", [False, True], ids=["skipping", "real-time"])
+"""For tests that show that the hooks do the same in the time of the machine."""
 
 
 @pytest.fixture
-def hooks(tmp_path: Path) -> Iterator[HookRunner]:
-    runner = HookRunner(tmp_path)
+def real_time() -> bool:
+    """Whether the hooks wait as long as they do in a cluster."""
+    return False
+
+
+@pytest.fixture
+def hooks(tmp_path: Path, real_time: bool) -> Iterator[HookRunner]:
+    runner = HookRunner(tmp_path, real_time=real_time or not time_can_be_skipped())
     yield runner
-    runner.unset("frozen")
     runner.end()

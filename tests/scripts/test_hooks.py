@@ -1,15 +1,12 @@
 """What the hook scripts do, run by the real shell; the tools around them are stand-ins."""
 
 import signal
-import subprocess
-import time
 
 import pytest
 
 from app.core.constants import POST, PRE
 from app.core.profiles import Shell
-from tests.infra.controlplane.waiting import wait_for
-from tests.scripts.conftest import HookRunner
+from tests.scripts.conftest import BOTH_CLOCKS, HookRunner
 
 FROZEN = "vm-consistency: frozen\n"
 THAWED = "vm-consistency: thawed, was frozen until then\n"
@@ -24,6 +21,7 @@ def test_a_freeze_that_is_verified(hooks: HookRunner) -> None:
     assert hooks.log == ["freeze --unfreezeTimeoutSeconds 3", "thaw"]
 
 
+@BOTH_CLOCKS
 def test_steps_run_around_the_freeze_in_order(hooks: HookRunner) -> None:
     quiesce = {"first": hooks.note("first"), "second": hooks.note("second")}
     resume = {"third": hooks.note("third"), "fourth": hooks.note("fourth")}
@@ -69,7 +67,7 @@ def test_what_failed_is_undone_when_nobody_listens_any_more(hooks: HookRunner) -
     assert process.stderr is not None
     process.stdout.close()
     process.stderr.close()
-    process.wait(60)
+    assert not hooks.end_of(process).ok
     assert hooks.log[-1] == "unlock"
 
 
@@ -88,14 +86,15 @@ def test_a_freeze_that_fails_is_undone(hooks: HookRunner) -> None:
     assert hooks.log == ["lock", "freeze --unfreezeTimeoutSeconds 3", "thaw", "thaw", "unlock"]
 
 
+@BOTH_CLOCKS
 def test_a_freeze_that_takes_place_after_it_was_given_up_is_undone(hooks: HookRunner) -> None:
     hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")})
     hooks.set("freeze-hangs")
-    started = time.monotonic()
+    started = hooks.clock.now()
     before = hooks.pre()
     assert "virt-freezer ended with 124" in before.err
     assert not hooks.frozen
-    assert time.monotonic() - started > 7, "the guest must say thawed twice, 5 s apart"
+    assert hooks.clock.now() - started >= 7, "the guest must say thawed twice, 5 s apart"
     assert hooks.log[-1] == "unlock"
 
 
@@ -172,9 +171,9 @@ def test_a_guest_that_is_resumed_while_the_post_hook_runs_is_thawed(hooks: HookR
     assert hooks.pre().ok
     hooks.set("paused")
     process = hooks.start(POST)
-    time.sleep(1)
+    hooks.clock.sleep(1)
     hooks.unset("paused")
-    process.communicate(timeout=30)
+    hooks.end_of(process)
     assert not hooks.frozen
 
 
@@ -196,7 +195,7 @@ def test_a_step_that_leaves_a_process_with_its_output_open_holds_nothing_up(hook
     assert hooks.keeper_ended()
     assert hooks.pre().ok, "what is left does not hold the lock"
     assert hooks.post().ok
-    subprocess.run(["pkill", "-x", "-f", "sleep 60"], check=True)
+    assert hooks.processes.running(), "the steps have left none"
 
 
 def test_a_guest_that_is_slow_to_answer_after_the_thaw_is_asked_again(hooks: HookRunner) -> None:
@@ -238,8 +237,8 @@ def test_a_start_that_comes_too_late_starts_nothing(hooks: HookRunner) -> None:
     hooks.application({"lock": hooks.note("lock")}, {"unlock": "true"})
     hooks.set("late")
     assert "not started" in hooks.pre().err
-    wait_for(lambda: not hooks.keeper_ended(), 10, what="the late keeper")
-    wait_for(hooks.keeper_ended, 40, what="it to give up")
+    hooks.clock.until(lambda: not hooks.keeper_ended(), 10, what="the late keeper")
+    hooks.clock.until(hooks.keeper_ended, 40, what="it to give up")
     assert hooks.log == []
 
 
@@ -247,11 +246,11 @@ def test_a_start_that_comes_too_late_starts_nothing(hooks: HookRunner) -> None:
 def test_a_pre_hook_that_is_told_to_end_undoes(hooks: HookRunner, number: signal.Signals) -> None:
     hooks.application({"lock": hooks.note("lock"), "wait": "sleep 2"}, {"unlock": hooks.note("unlock")})
     process = hooks.start(PRE)
-    wait_for(lambda: "lock" in hooks.log, what="the first step")
+    hooks.clock.until(lambda: "lock" in hooks.log, 20, what="the first step")
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "stopped by a signal" in err
+    ran = hooks.end_of(process)
+    assert ran.exit_code == 1
+    assert "stopped by a signal" in ran.err
     assert not hooks.frozen
     assert hooks.log[-1] == "unlock"
 
@@ -261,8 +260,7 @@ def test_a_success_that_nobody_hears_is_undone(hooks: HookRunner) -> None:
     process = hooks.start(PRE)
     assert process.stdout is not None
     process.stdout.close()
-    _, err = process.communicate(timeout=60)
-    assert "nobody listens" in err
+    assert "nobody listens" in hooks.end_of(process).err
     assert not hooks.frozen
     assert hooks.log[-1] == "unlock"
 
@@ -280,20 +278,21 @@ def test_a_full_disk_in_the_guest_keeps_no_resume_step_from_running(hooks: HookR
         (run / name).mkdir()
         (run / name / "in-the-way").touch()
     hooks.unset("frozen")
-    wait_for(lambda: "unlock" in hooks.log, 30, what="the resume step")
-    wait_for(hooks.keeper_ended, what="the keeper to end")
+    hooks.clock.until(lambda: "unlock" in hooks.log, 30, what="the resume step")
+    hooks.clock.until(hooks.keeper_ended, 20, what="the keeper to end")
 
 
 def test_one_backup_after_the_other(hooks: HookRunner) -> None:
     hooks.application({"lock": hooks.note("lock")}, {"unlock": hooks.note("unlock")})
     for _ in range(2):
         assert hooks.pre().ok
-        time.sleep(1.5)  # in which a keeper that was told to end before would resume
+        hooks.clock.sleep(1.5)  # in which a keeper that was told to end before would resume
         assert hooks.log[-1].startswith("freeze")
         assert hooks.post().ok
     assert hooks.log.count("unlock") == 2
 
 
+@BOTH_CLOCKS
 def test_a_step_that_ignores_its_end_is_killed(hooks: HookRunner) -> None:
     hooks.application(
         {"stubborn": "trap '' TERM; while :; do sleep 1; done"}, {"unlock": hooks.note("unlock")}, seconds=1
@@ -306,8 +305,8 @@ def test_the_keeper_resumes_when_the_service_of_the_agent_is_stopped(hooks: Hook
     hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
     assert hooks.pre().ok
     hooks.tell_the_keeper(signal.SIGTERM)
-    wait_for(lambda: "unlock" in hooks.log, 10, what="the resume step")
-    wait_for(hooks.keeper_ended, what="the keeper to end")
+    hooks.clock.until(lambda: "unlock" in hooks.log, 10, what="the resume step")
+    hooks.clock.until(hooks.keeper_ended, 20, what="the keeper to end")
     assert "nothing was held" in hooks.post().err
 
 
@@ -315,9 +314,9 @@ def test_the_keeper_resumes_when_the_service_of_the_agent_is_stopped(hooks: Hook
 def test_a_tool_that_hangs_holds_nothing_up(hooks: HookRunner, tool: str) -> None:
     hooks.application({"lock": "true"})
     (hooks.bin / tool).write_text("#!/bin/sh\nexec sleep 300\n")
-    started = time.monotonic()
+    started = hooks.clock.now()
     before = hooks.pre()
-    assert time.monotonic() - started < 40
+    assert hooks.clock.now() - started < 40
     assert before.ok is (tool == "virsh")
 
 
@@ -325,11 +324,10 @@ def test_a_post_hook_that_comes_while_the_application_is_being_quiesced_ends_tha
     """Velero lost the stream of the pre hook, which goes on, and runs the post hook under Continue."""
     hooks.application({"slow": f"sleep 2; {hooks.note('lock')}"}, {"unlock": hooks.note("unlock")})
     process = hooks.start(PRE)
-    wait_for(lambda: "running slow" in hooks.status, what="the first step")
+    hooks.clock.until(lambda: "running slow" in hooks.status, 20, what="the first step")
     after = hooks.post()
     assert "still being quiesced" in after.err
-    _, err = process.communicate(timeout=60)
-    assert "pre hook failed: quiesce: ended" in err
+    assert "pre hook failed: quiesce: ended" in hooks.end_of(process).err
     assert not hooks.frozen
     assert hooks.log == ["thaw", "lock", "unlock"]
 
@@ -350,8 +348,8 @@ def test_the_dead_man_resumes_when_the_post_hook_never_comes(hooks: HookRunner) 
     hooks.quick = type(hooks.quick)(freeze_timeout="1s", thaw_timeout="1s", auto_thaw_seconds=1)
     hooks.application({"lock": "true"}, {"unlock": hooks.note("unlock")})
     assert hooks.pre().ok
-    wait_for(lambda: "unlock" in hooks.log, 30, what="the dead-man")
-    wait_for(hooks.keeper_ended, what="the keeper to end")
+    hooks.clock.until(lambda: "unlock" in hooks.log, 30, what="the dead-man")
+    hooks.clock.until(hooks.keeper_ended, 20, what="the keeper to end")
     after = hooks.post()
     assert "its time was up" in after.err
     assert hooks.log.count("unlock") == 1
@@ -375,10 +373,7 @@ def test_a_second_run_leaves_the_first_alone(hooks: HookRunner) -> None:
 def test_two_runs_at_once_quiesce_once(hooks: HookRunner) -> None:
     hooks.application({"lock": f"sleep 1; {hooks.note('lock')}"}, {"unlock": hooks.note("unlock")})
     both = [hooks.start(PRE), hooks.start(PRE)]
-    outcomes = sorted(process.wait(60) for process in both)
-    for process in both:
-        process.communicate()
-    assert outcomes == [0, 1]
+    assert sorted(hooks.end_of(process).exit_code for process in both) == [0, 1]
     assert hooks.log.count("lock") == 1
     assert hooks.post().ok
 
