@@ -1,12 +1,13 @@
 """The Dockerfile, as far as it can be tested without a container engine: what it copies, what its build installs."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,19 +95,30 @@ def test_what_is_copied_exists_and_nothing_else_is_sent() -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The build stage, run in a folder: its RUN lines with the image's paths replaced."""
-    folder = tmp_path_factory.mktemp("image")
-    home, source, tools = folder / "opt", folder / "src", folder / "tools"
+    """The build stage, run in a folder, by the first process of this test run that needs it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "image"
+    home, done = folder / "opt", folder / "done"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            _build(folder / "src", home)
+            done.touch()
+    return home
+
+
+def _build(source: Path, home: Path) -> None:
+    """Run the RUN lines of the build stage with the image's paths replaced."""
     source.mkdir()
-    venv.create(tools, with_pip=True)  # the base image's Python
-    environment = {**os.environ, "PATH": f"{tools / 'bin'}:{os.environ['PATH']}"}
+    # In place of the base image's Python: one that has pip as well.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for one in (one for one in INSTRUCTIONS if one.stage == 1):
         if one.name == "COPY":
             _copy(one.arguments.split(), source)
         elif one.name == "RUN":
             command = one.arguments.replace(HOME, str(home)).replace("--no-cache-dir", "")
             subprocess.run(["sh", "-ec", command], cwd=source, env=environment, check=True)
-    return home
 
 
 def _copy(words: list[str], target: Path) -> None:
