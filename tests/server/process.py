@@ -18,6 +18,15 @@ from tests.infra.factories import policy_text
 from tests.tls.https import LOOPBACK, Connection
 
 ROOT = Path(__file__).parents[2]
+_LOOKS_OFTEN = """
+from functools import partial
+from app.__main__ import main
+from app.server import standalone
+standalone.PolicyFile = partial(standalone.PolicyFile, period=0.1)
+standalone.FileSource = partial(standalone.FileSource, poll=0.1)
+main()
+"""
+"""`python -m app`, but it looks at its files ten times a second."""
 
 
 class Served:
@@ -34,7 +43,7 @@ class Served:
         settings = {"HOST": LOOPBACK, "PORT": str(port), "OPS_PORT": str(ops_port), **env}
         self.process = Process(
             "webhook",
-            [sys.executable, "-m", "app", "serve", "--policy", self.policy, "--certs", self.certs, *options],
+            [sys.executable, "-c", _LOOKS_OFTEN, "serve", "--policy", self.policy, "--certs", self.certs, *options],
             folder / "log",
             ready=lambda: self.ops("/readyz")[0] == 200,
             env={**os.environ, **{f"VM_CONSISTENCY_{name}": value for name, value in settings.items()}},

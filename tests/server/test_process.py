@@ -176,7 +176,6 @@ def test_a_port_that_is_taken_ends_the_process_with_a_line_that_names_it(tmp_pat
 
 
 def test_a_new_certificate_is_served_without_a_restart(webhook: Served, connection: Connection) -> None:
-    """The last test of the process: files are looked at every ten seconds."""
     assert level(connection) == "filesystem"
     before = connection.fingerprint
     write(webhook.certs, [LOOPBACK])
@@ -190,5 +189,5 @@ def test_a_new_certificate_is_served_without_a_restart(webhook: Served, connecti
         finally:
             opened.close()
 
-    wait_for(renewed, 15, what="the new certificate")
+    wait_for(renewed, what="the new certificate")
     assert level(connection) == "filesystem", "a connection goes on with the certificate it began with"
