@@ -8,11 +8,11 @@ import pytest
 from typer.main import get_command
 
 from app.cli.main import cli
-from app.core.budget import hold_seconds, pre_budget, total
-from app.core.hook_scripts import keeper
+from app.core.hooks.commands import keeper
+from app.core.hooks.timeouts import hold_seconds, pre_budget, total
 from app.core.policy import Hooks
-from app.core.policy_load import load_policy
-from app.core.policy_schema import built_in_profiles
+from app.core.policy_v1alpha1.load import load_policy
+from app.core.policy_v1alpha1.schema import built_in_profiles
 from app.core.profiles import Profile, Step
 from tests.cli.support import run, written
 from tests.infra.factories import NAME, NAMESPACE, make_pod

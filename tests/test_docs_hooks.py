@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.hook_output import Known, read_post_hook, read_pre_hook
+from app.core.evidence.hook_output import Known, read_post_hook, read_pre_hook
 from tests.scripts.conftest import HookRunner, hooks, real_time
 
 __all__ = ["hooks", "real_time"]

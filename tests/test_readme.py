@@ -7,8 +7,8 @@ import pytest
 from typer.main import get_command
 
 from app.cli.main import cli
-from app.core.constants import RECORD_KEYS
-from app.core.policy_load import load_policy
+from app.core.annotations import RECORD_KEYS
+from app.core.policy_v1alpha1.load import load_policy
 from app.kube.store import ObjectStore
 from app.server.metrics import Metrics
 from app.settings import Settings

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app.core.constants import MAX_WARNING_CHARS
+from app.core.annotations import MAX_WARNING_CHARS
 from app.core.jsonpatch import Operation
 
 API_VERSION = "admission.k8s.io/v1"

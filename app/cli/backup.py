@@ -9,16 +9,16 @@ from typing import Any
 import typer
 
 from app.cli.output import FINDING, Output, misuse, print_json, read_settings
-from app.core.backup_contents import MAX_OBJECT_BYTES, BackupContents, BackupView
-from app.core.backup_report import BackupReport, report
-from app.core.backup_vm import VmReport
-from app.core.constants import KubeVirtNames
-from app.core.hook_log import HookLog, read_hook_log
-from app.core.velero_backups import OVER
+from app.core.annotations import KubeVirtNames
+from app.core.evidence.backup_archive import MAX_OBJECT_BYTES, BackupContents, BackupView
+from app.core.evidence.backup_report import BackupReport, report
+from app.core.evidence.backup_vm import VmReport
+from app.core.evidence.hook_log import HookLog, read_hook_log
+from app.core.evidence.velero_backups import OVER
 from app.kube.client import KubeClient, KubeError
 from app.kube.connection import ConfigError
-from app.kube.object_store import NotStoredError, StoreError, lines_of, members_of, opened, trust
-from app.kube.velero import Velero
+from app.velero.api import Velero
+from app.velero.download import NotStoredError, StoreError, lines_of, members_of, opened, trust
 
 _NAMESAKE = "already exists in object storage"
 """Why a backup failed whose name leads to another one's files (velero v1.18.3, pkg/controller/backup_controller.go)."""

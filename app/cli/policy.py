@@ -9,8 +9,8 @@ import typer
 import yaml
 
 from app.cli.output import FINDING, Output, print_json, read_text
-from app.core.bounded_yaml import check_bounds
-from app.core.policy_load import Finding, LoadedPolicy, PolicyError, load_policy
+from app.core.policy_v1alpha1.load import Finding, LoadedPolicy, PolicyError, load_policy
+from app.core.policy_v1alpha1.yaml_limits import check_bounds
 
 POLICY_KEY = "policy.yaml"
 
@@ -80,7 +80,7 @@ def run(path: Path, output: Output, *, live: bool, kubeconfig: Path | None, cont
         "warnings": [asdict(doubt) for doubt in doubts],
     }
     if live and loaded:
-        from app.cli.live import as_json, examine, print_report
+        from app.cli.policy_live import as_json, examine, print_report
 
         changes = examine(loaded.policy, kubeconfig, context)
         if output is Output.TEXT:

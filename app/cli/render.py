@@ -9,10 +9,11 @@ import typer
 
 from app.cli.output import FINDING, Output, misuse, print_json, read_settings, read_text
 from app.cli.policy import load
-from app.core.budget import Budget, post_budget, pre_budget, total
 from app.core.decision import Decision, decide, ignored
-from app.core.hooks import is_script
+from app.core.hooks.render import is_script
+from app.core.hooks.timeouts import Budget, post_budget, pre_budget, total
 from app.core.launcher import NotLauncher, PodView, recognise
+from app.core.level_source import select_level
 from app.core.manifests import ManifestError, read_manifests
 from app.core.objects import (
     SILENT,
@@ -23,8 +24,7 @@ from app.core.objects import (
     VirtualMachineView,
 )
 from app.core.policy import BUILT_IN, PolicyState, Standing
-from app.core.policy_load import PolicyError
-from app.core.selection import select_level
+from app.core.policy_v1alpha1.load import PolicyError
 
 Object = dict[str, Any]
 _Budgets = dict[str, Budget]

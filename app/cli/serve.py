@@ -16,11 +16,11 @@ def run(
     settings = read_settings(kubeconfig=kubeconfig, context=context)
     log.configure(settings.log_level)
     if policy is None and certs is None and objects is None:
-        from app.server import cluster
+        from app.server import in_cluster
 
         try:
-            run_process(settings, cluster.assemble)
-        except cluster.ConfigError as error:
+            run_process(settings, in_cluster.assemble)
+        except in_cluster.ConfigError as error:
             misuse(str(error))
         except CertificateError as error:
             misuse(f"the certificate's names come from VM_CONSISTENCY_SERVICE, _NAMESPACE and _EXTRA_SANS: {error}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.admission.ports import LookupFailed
-from app.core.constants import KubeVirtNames
+from app.core.annotations import KubeVirtNames
 from app.core.known_objects import KnownObjects, UnusableObject
 from app.core.manifests import ManifestError, read_manifests
 from app.core.objects import Facts, NamespaceView, OwnerReference

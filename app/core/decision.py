@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from app.core.constants import (
+from app.core.annotations import (
     DECIDED_BY,
     EFFECTIVE_LEVEL,
     EFFECTIVE_PROFILE,
@@ -14,13 +14,13 @@ from app.core.constants import (
     RECORD_KEYS,
     KubeVirtNames,
 )
-from app.core.hooks import kubevirt_hooks, render_hooks
+from app.core.hooks.render import kubevirt_hooks, render_hooks
 from app.core.jsonpatch import Operation, annotation_patch, is_too_large, patched
 from app.core.launcher import NotLauncher, PodView, recognise
+from app.core.level_source import Refusal, is_source, kubevirt_skips, select_level
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import Level, Mode, PolicyState
 from app.core.record import is_intact, with_record
-from app.core.selection import Refusal, is_source, kubevirt_skips, select_level
 from app.core.text import one_line
 
 

@@ -6,7 +6,7 @@ reads the whole pod; nothing outside the keys of this product is ever named.
 
 from collections.abc import Mapping
 
-from app.core.constants import MAX_ANNOTATIONS_BYTES, OWN_KEYS
+from app.core.annotations import MAX_ANNOTATIONS_BYTES, OWN_KEYS
 
 Operation = dict[str, object]
 _ROOT = "/metadata/annotations"

@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any, Self
 
-from app.core.constants import (
+from app.core.annotations import (
     COMMAND,
     EFFECTIVE_LEVEL,
     LEVEL,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from app.core.constants import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
+from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
 
 _NONE: Mapping[str, str] = {}
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from app.core.label_selectors import Labels, LabelSelector
 from app.core.objects import NamespaceView
 from app.core.profiles import NO_STEPS, Profile
-from app.core.selectors import Labels, LabelSelector
 
 
 class Level(StrEnum):

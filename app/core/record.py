@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 
-from app.core.constants import (
+from app.core.annotations import (
     DECIDED_BY,
     EFFECTIVE_LEVEL,
     EFFECTIVE_PROFILE,

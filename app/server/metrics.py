@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.core.decision import Decision
+from app.core.level_source import Refusal
 from app.core.policy import PolicyState, Standing
-from app.core.selection import Refusal
 from app.kube.store import ObjectStore
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

@@ -12,9 +12,9 @@ from functools import partial
 import uvicorn
 import uvloop
 
-from app.admission.mutate import PodMutator
-from app.admission.validate import Validator
-from app.controllers.garbage import settle
+from app.admission.mutate_pods import PodMutator
+from app.admission.validate_policy import Validator
+from app.controllers.gc_freeze import settle
 from app.core.text import one_line
 from app.server.health import Check, OpsServer
 from app.server.http import AdmissionServer

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from app.admission.mutate import PodMutator
-from app.admission.validate import validators
+from app.admission.mutate_pods import PodMutator
+from app.admission.validate_policy import validators
 from app.controllers.object_files import ObjectFiles
-from app.controllers.policy_file import PolicyFile
-from app.controllers.policy_keeper import PolicyKeeper
+from app.controllers.policy.active import PolicyKeeper
+from app.controllers.policy.file import PolicyFile
 from app.server.health import Check
 from app.server.metrics import Metrics
 from app.server.run import Parts, Worker

@@ -9,9 +9,9 @@ import orjson
 from hypothesis import strategies as st
 
 from app.admission.review import AdmissionRequest, decode_review
-from app.core.constants import LEVEL, MANAGED
+from app.core.annotations import LEVEL, MANAGED
 from app.core.policy import PolicyState
-from app.core.policy_text import KEY
+from app.core.policy_v1alpha1.config_map import KEY
 
 Object = dict[str, Any]
 

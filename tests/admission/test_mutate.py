@@ -8,10 +8,10 @@ import jsonpatch
 import orjson
 import pytest
 
-from app.admission.mutate import PodMutator, warnings_for
+from app.admission.mutate_pods import PodMutator, warnings_for
 from app.admission.ports import LookupFailed
 from app.admission.review import MalformedReview, encode_review
-from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, LEVEL, PRE, UPSTREAM, KubeVirtNames
+from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, LEVEL, PRE, UPSTREAM, KubeVirtNames
 from app.core.decision import Action, Decision, Reason
 from app.core.launcher import NotLauncher
 from app.core.objects import Facts, OwnerReference

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.admission.review import AdmissionRequest, MalformedReview, decode_review, encode_review
-from app.core.constants import MAX_WARNING_CHARS
+from app.core.annotations import MAX_WARNING_CHARS
 from tests.admission.support import SAMPLE, make_request, make_review
 
 UID = "705ab4f5-6393-11e8-b7cc-42010a800002"

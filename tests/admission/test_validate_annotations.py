@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from app.admission.ports import LookupFailed
 from app.admission.review import MalformedReview, Verdict
-from app.admission.validate import AnnotationValidator
-from app.core.constants import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
+from app.admission.validate_policy import AnnotationValidator
+from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
 from app.core.objects import NamespaceView
 from app.core.policy import Policy, PolicyState, Standing
 from tests.admission.support import LIKE_OBJECTS, StandInPolicy, make_request

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 
 from app.admission.review import MalformedReview, Verdict
-from app.admission.validate import PolicyValidator
-from app.core import policy_text as policy_texts
+from app.admission.validate_policy import PolicyValidator
 from app.core.policy import BUILT_IN, PolicyState, Standing
-from app.core.policy_text import KEY, Parsed, PolicyText
+from app.core.policy_v1alpha1 import config_map as policy_texts
+from app.core.policy_v1alpha1.config_map import KEY, Parsed, PolicyText
 from tests.admission.support import LIKE_OBJECTS, StandInPolicy, make_request
 from tests.infra.factories import policy_text
 

@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Mapping
 
-from app.core.constants import HOOK_KEYS, RECORD_KEYS
+from app.core.annotations import HOOK_KEYS, RECORD_KEYS
 from tests.infra.controlplane import Json
 from tests.infra.installation import annotations
 

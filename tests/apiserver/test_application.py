@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from app.core.constants import EFFECTIVE_PROFILE, UPSTREAM
-from app.core.hooks import render_hooks
+from app.core.annotations import EFFECTIVE_PROFILE, UPSTREAM
+from app.core.hooks.render import render_hooks
 from app.core.policy import Hooks, Level
-from app.core.policy_schema import built_in_profiles
+from app.core.policy_v1alpha1.schema import built_in_profiles
 from app.core.profiles import NO_STEPS
 from tests.apiserver.conftest import SetPolicy
 from tests.apiserver.pods import LEVEL, POST, PRE, PROFILE, decided, hooks

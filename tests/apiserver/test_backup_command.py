@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from app.kube import velero
 from app.kube.client import KubeClient
+from app.velero import api as velero
 from tests.apiserver.conftest import SetPolicy
 from tests.apiserver.pods import LEVEL
 from tests.cli.support import Ran, run

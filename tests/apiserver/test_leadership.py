@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from app.core.constants import POLICY_ACCEPTED, POLICY_ERROR, POLICY_STATE, POLICY_TIME
+from app.core.annotations import POLICY_ACCEPTED, POLICY_ERROR, POLICY_STATE, POLICY_TIME
 from tests.apiserver.pods import LEVEL, POST, decided, hooks, pod_like_a_launcher
 from tests.apiserver.routing import lead_astray, lead_to
 from tests.infra.controlplane import (

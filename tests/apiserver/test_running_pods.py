@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core.constants import HOOKS_DIGEST, MANAGED
+from app.core.annotations import HOOKS_DIGEST, MANAGED
 from tests.apiserver.conftest import SetPolicy
 from tests.apiserver.pods import (
     DECIDED_BY,

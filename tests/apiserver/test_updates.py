@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from app.core.constants import HOOK_KEYS, OWN_KEYS
+from app.core.annotations import HOOK_KEYS, OWN_KEYS
 from app.core.policy import Level
 from app.core.record import with_record
 from tests.apiserver.conftest import SetPolicy

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.core.policy_text import parse
+from app.core.policy_v1alpha1.config_map import parse
 from tests.apiserver.conftest import NewNamespace, SetPolicy
 from tests.apiserver.kubectl import kubectl, policy_config_map, validate_again
 from tests.apiserver.pods import LEVEL

@@ -4,7 +4,7 @@ The fixtures of conftest.py call `judge` when the installation ends, in every pr
 installation of its own.
 """
 
-from app.core.constants import LEVEL
+from app.core.annotations import LEVEL
 from tests.apiserver.pods import owner_of, pod_like_a_launcher
 from tests.infra.controlplane import ControlPlane, Json, launcher_pod, make_namespace, make_vm, wait_for
 from tests.infra.installation import WEBHOOK_USER, Installation, Replica

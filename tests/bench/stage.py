@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 import jsonpatch
 import yaml
 
-from app.core.constants import EFFECTIVE_LEVEL, HOOKS_DIGEST
+from app.core.annotations import EFFECTIVE_LEVEL, HOOKS_DIGEST
 from app.tls.x509 import Authority, new_leaf, read_certificates, read_key
 from tests.bench.recording import NAMESPACE, Recording, compact, record
 from tests.bench.rivals import RIVALS, Load, Target

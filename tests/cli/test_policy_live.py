@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import LEVEL
+from app.core.annotations import LEVEL
 from app.core.policy import Level
 from app.core.record import with_record
 from tests.cli.support import Ran, kubeconfig, run, served, written

@@ -7,7 +7,7 @@ from typing import Any
 import jsonpatch
 import pytest
 
-from app.core.constants import LEVEL
+from app.core.annotations import LEVEL
 from tests.cli.support import Ran, run, written
 from tests.infra.factories import NAME, NAMESPACE, RECORDED, make_owner, make_pod, policy_text
 from tests.server.support import Endpoint, make_review, patched

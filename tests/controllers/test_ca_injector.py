@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.controllers.ca_injector import CaInjector
-from app.controllers.loop import Pace, Problem
+from app.controllers.certificates.ca_injector import CaInjector
+from app.controllers.reconcile_loop import Pace, Problem
 from app.kube.client import ApiError, Json
 from app.kube.resources import Resource
 from app.tls.serving import ServingContext

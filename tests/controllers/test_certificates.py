@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.controllers.certificates import CertificateController
-from app.controllers.loop import Pace, Problem
+from app.controllers.certificates.secret import CertificateController
+from app.controllers.reconcile_loop import Pace, Problem
 from app.kube.client import ApiError, ApiUnavailable, Json
 from app.tls.authority import KeyMaterial
 from app.tls.serving import ServingContext

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from app.controllers.duties import Duties
-from app.controllers.events import EventRecorder
-from app.controllers.policy_keeper import PolicyKeeper
-from app.controllers.policy_status import PolicyStatus
-from app.core.constants import UPSTREAM
+from app.cluster.facts import StoreFacts
+from app.cluster.pods import NOT_ENDED
+from app.cluster.stores import ClusterStores
+from app.controllers.events.recorder import EventRecorder
+from app.controllers.leader_tasks import Duties
+from app.controllers.policy.active import PolicyKeeper
+from app.controllers.policy.status import PolicyStatus
+from app.core.annotations import UPSTREAM
 from app.kube.client import KubeClient
-from app.kube.cluster import ClusterStores
-from app.kube.lookup import StoreFacts
-from app.kube.pods import NOT_ENDED
 from app.kube.store import STALE_SECONDS
 from app.server.metrics import Metrics
 from app.settings import Settings

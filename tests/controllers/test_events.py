@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import pytest
 
-from app.controllers.events import EVENTS_SUPPRESSED, NORMAL, WARNING, EventRecorder, ObjectRef, Result
+from app.controllers.events.recorder import EVENTS_SUPPRESSED, NORMAL, WARNING, EventRecorder, ObjectRef, Result
 from app.kube.client import ApiError, ApiUnavailable, Json, KubeError
 from tests.kube.support import eventually
 

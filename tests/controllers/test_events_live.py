@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.controllers.events import NORMAL, WARNING, EventRecorder, ObjectRef, Result
-from app.controllers.loop import Pace
-from app.controllers.policy_config_map import ConfigMapPolicy
-from app.controllers.policy_keeper import PolicyKeeper, digest
-from app.controllers.policy_status import PolicyStatus
-from app.core.constants import POLICY_ACCEPTED, POLICY_STATE
+from app.controllers.events.recorder import NORMAL, WARNING, EventRecorder, ObjectRef, Result
+from app.controllers.policy.active import PolicyKeeper, digest
+from app.controllers.policy.config_map import ConfigMapPolicy
+from app.controllers.policy.status import PolicyStatus
+from app.controllers.reconcile_loop import Pace
+from app.core.annotations import POLICY_ACCEPTED, POLICY_STATE
 from app.kube.client import KubeClient
 from app.settings import Settings
 from tests.controllers.test_real_api import until

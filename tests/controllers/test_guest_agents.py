@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from app.controllers.guest_agents import GuestAgents, guest
-from app.core.constants import EFFECTIVE_LEVEL, UPSTREAM
+from app.cluster.pods import PodIndex, RunningPod, running_pod
+from app.controllers.pods.guest_agents import GuestAgents, guest
+from app.core.annotations import EFFECTIVE_LEVEL, UPSTREAM
 from app.kube.client import KubeClient
-from app.kube.pods import PodIndex, RunningPod, running_pod
 from app.kube.store import ObjectStore
 from tests.infra.factories import NAMESPACE, make_owner, make_pod
 from tests.infra.stand_ins.events import StandInRecorder

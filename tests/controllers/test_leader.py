@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from app.controllers.leader import Leader, new_identity
-from app.controllers.lease import LeaseTimings
+from app.controllers.leader.election import Leader, new_identity
+from app.controllers.leader.lease import LeaseTimings
 from app.kube.client import ApiError, ApiUnavailable, Json
 from tests.infra.clock import Clock
 from tests.infra.stand_ins.api_objects import StandInApi

@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from app.controllers.leader import Leader
-from app.controllers.lease import LeaseTimings
+from app.controllers.leader.election import Leader
+from app.controllers.leader.lease import LeaseTimings
 from app.kube.client import KubeClient
 from tests.controllers.test_real_api import until
 from tests.infra.controlplane import ControlPlane, Json

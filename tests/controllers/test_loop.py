@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from app.controllers.loop import ATTEMPTS, MAX_BACKOFF, PERIOD, Pace, Problem, ReconcileLoop, until_won
+from app.controllers.reconcile_loop import ATTEMPTS, MAX_BACKOFF, PERIOD, Pace, Problem, ReconcileLoop, until_won
 from app.kube.client import ApiError, ApiUnavailable
 
 LOG = logging.getLogger("tests.loop")
@@ -55,7 +55,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         pauses.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("app.controllers.loop.asyncio.sleep", instead)
+    monkeypatch.setattr("app.controllers.reconcile_loop.asyncio.sleep", instead)
     return pauses
 
 
@@ -186,7 +186,7 @@ async def test_what_is_lost_for_good_is_raised(statuses: list[int], attempts: in
 
 def test_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("app.controllers.loop.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("app.controllers.reconcile_loop.time.monotonic", lambda: now[0])
     pace = Pace(5)
     assert pace.delay() == 0
     pace.wrote()

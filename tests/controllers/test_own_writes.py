@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from app.controllers.own_writes import OwnWrites
-from app.core.constants import UPSTREAM
-from app.kube.pods import RunningPod, running_pod
+from app.cluster.pods import RunningPod, running_pod
+from app.controllers.pods.expectations import OwnWrites
+from app.core.annotations import UPSTREAM
 from app.kube.store import ObjectStore
 from tests.infra.factories import NAMESPACE, make_pod
 

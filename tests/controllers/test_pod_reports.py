@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.controllers.events import NORMAL, WARNING
-from app.controllers.pod_reports import PodReports
-from app.core.constants import (
+from app.cluster.pods import RunningPod, running_pod
+from app.controllers.events.recorder import NORMAL, WARNING
+from app.controllers.pods.reports import PodReports
+from app.core.annotations import (
     DECIDED_BY,
     EFFECTIVE_LEVEL,
     EFFECTIVE_PROFILE,
@@ -21,12 +22,11 @@ from app.core.constants import (
 )
 from app.core.decision import Action, Decision, Reason, decide_running
 from app.core.launcher import recognise_running
+from app.core.level_source import Refusal, Refused
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import BUILT_IN, Level, Policy, PolicyState, Standing
 from app.core.record import digest, is_intact
-from app.core.selection import Refusal, Refused
 from app.core.text import MAX_LINE
-from app.kube.pods import RunningPod, running_pod
 from app.server.metrics import Metrics
 from tests.infra.factories import NAME, NAMESPACE, UID, annotations_after, decide_pod, make_facts, make_pod, make_policy
 from tests.infra.references import References

@@ -8,12 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from app.controllers import policy_config_map
-from app.controllers.last_good import SOURCE_UID, SOURCE_VERSION
-from app.controllers.policy_config_map import ConfigMapPolicy
-from app.controllers.policy_keeper import PolicyKeeper
+from app.controllers.policy.active import PolicyKeeper
+from app.controllers.policy.config_map import ConfigMapPolicy
+from app.controllers.policy.last_good import SOURCE_UID, SOURCE_VERSION
 from app.core.policy import Standing
-from app.core.policy_text import KEY
+from app.core.policy_v1alpha1.config_map import KEY
 from app.kube.client import ApiError, ApiUnavailable, Json, KubeClient, KubeError, Page
 from app.settings import Settings
 from tests.infra.factories import policy_text
@@ -94,8 +93,8 @@ async def until(true: Callable[[], bool]) -> None:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_config_map, "_SAVE_AGAIN_SECONDS", (0.01, 0.02))
-    monkeypatch.setattr("app.controllers.last_good._RECALL_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("app.controllers.policy.config_map._SAVE_AGAIN_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr("app.controllers.policy.last_good._RECALL_AGAIN_SECONDS", 0.01)
 
 
 async def test_a_good_policy_waits_for_nobody() -> None:

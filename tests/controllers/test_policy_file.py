@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from app.controllers import policy_file
-from app.controllers.policy_file import PolicyFile
-from app.controllers.policy_keeper import PolicyKeeper
+from app.controllers.policy import file as policy_file
+from app.controllers.policy.active import PolicyKeeper
+from app.controllers.policy.file import PolicyFile
 from app.core.policy import Standing
-from app.core.policy_text import Parsed, parse
+from app.core.policy_v1alpha1.config_map import Parsed, parse
 from tests.infra.factories import policy_text
 
 GOOD = policy_text(default={"level": "crash"}).encode()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.controllers.policy_keeper import PolicyKeeper
+from app.controllers.policy.active import PolicyKeeper
 from app.core.policy import BUILT_IN, Standing
 from tests.infra.clock import Clock
 from tests.infra.factories import policy_text

@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.controllers.events import NORMAL, WARNING, EventRecorder, ObjectRef
-from app.controllers.loop import Pace, Problem
-from app.controllers.policy_keeper import PolicyKeeper, digest
-from app.controllers.policy_status import PolicyStatus
-from app.core.constants import POLICY_ACCEPTED, POLICY_ERROR, POLICY_STATE, POLICY_TIME
-from app.core.policy_text import KEY
+from app.controllers.events.recorder import NORMAL, WARNING, EventRecorder, ObjectRef
+from app.controllers.policy.active import PolicyKeeper, digest
+from app.controllers.policy.status import PolicyStatus
+from app.controllers.reconcile_loop import Pace, Problem
+from app.core.annotations import POLICY_ACCEPTED, POLICY_ERROR, POLICY_STATE, POLICY_TIME
+from app.core.policy_v1alpha1.config_map import KEY
 from app.kube.client import ApiError, Json
 from tests.infra.factories import policy_text
 from tests.infra.stand_ins.api_objects import StandInApi

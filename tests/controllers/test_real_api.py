@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from app.controllers.ca_injector import CaInjector
-from app.controllers.certificates import CertificateController
-from app.controllers.loop import Pace, Problem
+from app.controllers.certificates.ca_injector import CaInjector
+from app.controllers.certificates.secret import CertificateController
+from app.controllers.reconcile_loop import Pace, Problem
 from app.kube.client import JSON_PATCH, ApiError, KubeClient
 from app.kube.resources import MUTATING_WEBHOOKS, SECRETS
 from app.tls.serving import ServingContext

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
-from app.controllers.restraint import Gate, Rate, Restraint
+from app.controllers.pods.rate_limits import Gate, Rate, Restraint
 from app.kube.client import ApiError, ApiUnavailable
 from tests.infra.references import References
 from tests.infra.virtual_time import in_virtual_time, pass_time

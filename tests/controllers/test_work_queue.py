@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.controllers.work_queue import WorkQueue
+from app.controllers.pods.work_queue import WorkQueue
 from tests.infra.virtual_time import in_virtual_time
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.core.constants import LEVEL, MANAGED, OWN_KEYS, PROFILE, UPSTREAM
-from app.core.hooks import render_hooks
+from app.core.annotations import LEVEL, MANAGED, OWN_KEYS, PROFILE, UPSTREAM
+from app.core.hooks.render import render_hooks
 from app.core.objects import Facts
 from app.core.policy import Hooks, Level, Policy
 from app.core.profiles import Profile, Step

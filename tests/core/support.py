@@ -1,10 +1,10 @@
 """Selecting a level for the recorded launcher pod."""
 
-from app.core.constants import UPSTREAM
+from app.core.annotations import UPSTREAM
 from app.core.launcher import PodView
+from app.core.level_source import Refused, Selection, select_level
 from app.core.objects import Facts
 from app.core.policy import BUILT_IN, Policy
-from app.core.selection import Refused, Selection, select_level
 from tests.infra.factories import KUBEVIRT, make_facts, make_pod, view
 
 NO_VM = Facts(make_facts().namespace)

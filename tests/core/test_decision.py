@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import (
+from app.core.annotations import (
     DECIDED_BY,
     EFFECTIVE_LEVEL,
     EFFECTIVE_PROFILE,
@@ -22,7 +22,7 @@ from app.core.constants import (
     UPSTREAM,
 )
 from app.core.decision import Action, Decision, Reason, decide, ignored, undecided
-from app.core.hooks import kubevirt_hooks
+from app.core.hooks.render import kubevirt_hooks
 from app.core.launcher import NotLauncher, recognise
 from app.core.policy import BUILT_IN, Level, PolicyState, Standing
 from app.core.record import is_intact, with_record

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import LEVEL, MANAGED, PROFILE, UPSTREAM
+from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM
+from app.core.level_source import Refused, Selection, select_level
 from app.core.objects import Facts
 from app.core.policy import Level, Policy
-from app.core.selection import Refused, Selection, select_level
 from tests.core.support import NO_VM, launcher, refused, select
 from tests.infra.factories import make_bare_facts, make_facts, make_pod, make_policy, view
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core import hook_log
-from app.core.hook_log import MAX_OUTPUT, HookLog, HookRun, parse_line, read_hook_log
-from app.core.hook_output import Known, read_post_hook, read_pre_hook
-from app.core.velero_hooks import Phase
+from app.core.evidence import hook_log
+from app.core.evidence.hook_log import MAX_OUTPUT, HookLog, HookRun, parse_line, read_hook_log
+from app.core.evidence.hook_output import Known, read_post_hook, read_pre_hook
+from app.core.evidence.velero_hooks import Phase
 from tests.core.velero_log import DONE, EXIT_1, NO_AGENT, START, VeleroLog, go_quoted
 
 DATA = Path(__file__).parents[1] / "data" / "velero-log"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.core.hook_output import (
+from app.core.evidence.hook_output import (
     MAX_CHARS,
     MAX_LINES,
     FreezeReading,

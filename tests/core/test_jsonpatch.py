@@ -3,7 +3,7 @@ from typing import Any
 import jsonpatch
 import pytest
 
-from app.core.constants import HOOK_KEYS, MAX_ANNOTATIONS_BYTES, OWN_KEYS
+from app.core.annotations import HOOK_KEYS, MAX_ANNOTATIONS_BYTES, OWN_KEYS
 from app.core.jsonpatch import annotation_patch, escape, is_too_large, patched
 
 A, B, C = HOOK_KEYS[:3]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import (
+from app.core.annotations import (
     DECIDED_BY,
     EFFECTIVE_LEVEL,
     HOOK_KEYS,
@@ -20,7 +20,7 @@ from app.core.constants import (
     UPSTREAM,
 )
 from app.core.decision import Action, Decision, Reason, keep
-from app.core.hooks import kubevirt_hooks
+from app.core.hooks.render import kubevirt_hooks
 from app.core.launcher import NotLauncher
 from app.core.policy import Level
 from app.core.record import digest, is_intact, with_record

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import LEVEL, PROFILE, UPSTREAM, KubeVirtNames
+from app.core.annotations import LEVEL, PROFILE, UPSTREAM, KubeVirtNames
 from app.core.known_objects import KnownObjects, UnusableObject
 from app.core.objects import OwnerReference
 from tests.infra.factories import NAME, NAMESPACE, UID, annotations_after, decide_pod, make_owner, make_pod, make_policy

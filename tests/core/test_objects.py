@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
+from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
 from app.core.objects import (
     SILENT,
     NamespaceView,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.policy_load import PolicyError, load_policy
+from app.core.policy_v1alpha1.load import PolicyError, load_policy
 
 FOLDER = Path(__file__).parent / "policies"
 CASES = sorted(FOLDER.glob("*.yaml"))

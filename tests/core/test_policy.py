@@ -6,7 +6,7 @@ import pytest
 
 from app.core.objects import SILENT, NamespaceView
 from app.core.policy import BUILT_IN, Choice, Guard, Hooks, Level, Mode, Policy
-from app.core.policy_schema import built_in_profiles
+from app.core.policy_v1alpha1.schema import built_in_profiles
 from app.core.profiles import Profile, Shell, Step
 from tests.infra.factories import make_policy
 

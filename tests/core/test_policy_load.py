@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.core.policy import Level
-from app.core.policy_load import Finding, LoadedPolicy, PolicyError, dotted, load_policy
-from app.core.policy_schema import PolicyDocument
+from app.core.policy_v1alpha1.load import Finding, LoadedPolicy, PolicyError, dotted, load_policy
+from app.core.policy_v1alpha1.schema import PolicyDocument
 from tests.infra.factories import policy_text
 
 HEAD = policy_text()

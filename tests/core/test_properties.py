@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.constants import MAX_ANNOTATIONS_BYTES, OWN_KEYS, RECORD_KEYS, UPSTREAM
+from app.core.annotations import MAX_ANNOTATIONS_BYTES, OWN_KEYS, RECORD_KEYS, UPSTREAM
 from app.core.decision import Action, Decision, Reason, keep
 from app.core.objects import Facts
 from app.core.policy import Level, Mode, Policy

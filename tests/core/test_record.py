@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from app.core.constants import (
+from app.core.annotations import (
     DECIDED_BY,
     EFFECTIVE_LEVEL,
     EFFECTIVE_PROFILE,
@@ -12,7 +12,7 @@ from app.core.constants import (
     OWN_KEYS,
     UPSTREAM,
 )
-from app.core.hooks import render_hooks
+from app.core.hooks.render import render_hooks
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 from app.core.record import digest, is_intact, with_record

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from app.core.constants import (
+from app.core.annotations import (
     DECIDED_BY,
     EFFECTIVE_LEVEL,
     HOOK_KEYS,

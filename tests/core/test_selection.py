@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import LEVEL, MANAGED, PROFILE, UPSTREAM
+from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM
+from app.core.level_source import Refused, Selection, is_source, parse_bool
 from app.core.objects import Facts
 from app.core.policy import BUILT_IN, Level, Policy
-from app.core.selection import Refused, Selection, is_source, parse_bool
 from tests.core.support import NO_VM, launcher, refused, select
 from tests.infra.factories import (
     NAME,

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from app.core.selectors import OPERATORS, LabelSelector, Requirement, compile_patterns
+from app.core.label_selectors import OPERATORS, LabelSelector, Requirement, compile_patterns
 from tests.infra.factories import make_policy
 
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from app.core.velero_backups import OVER, can_include, may_run_hooks
+from app.core.evidence.velero_backups import OVER, can_include, may_run_hooks
 
 
 @pytest.mark.parametrize(

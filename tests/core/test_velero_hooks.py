@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from app.core.constants import LEGACY, POST, PRE, UPSTREAM
-from app.core.hooks import kubevirt_hooks, render_hooks
+from app.core.annotations import LEGACY, POST, PRE, UPSTREAM
+from app.core.evidence.velero_hooks import Phase, VeleroHook, parse_command, read_hooks
+from app.core.hooks.render import kubevirt_hooks, render_hooks
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
-from app.core.velero_hooks import Phase, VeleroHook, parse_command, read_hooks
 
 CONTAINERS = ("compute", "guest-console-log")
 

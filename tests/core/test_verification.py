@@ -2,13 +2,13 @@
 
 import pytest
 
-from app.core.constants import UPSTREAM, KubeVirtNames
-from app.core.hook_output import Known
-from app.core.hooks import kubevirt_hooks, render_hooks
+from app.core.annotations import UPSTREAM, KubeVirtNames
+from app.core.evidence.hook_output import Known
+from app.core.evidence.hook_trial import Step, Subject, Trial, findings, kubectl_thaw
+from app.core.hooks.render import kubevirt_hooks, render_hooks
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 from app.core.record import RecordState, with_record
-from app.core.verification import Step, Subject, Trial, findings, kubectl_thaw
 
 FROZEN = "vm-consistency: frozen\n"
 HELD = "vm-consistency: thawed, was frozen until then\n"

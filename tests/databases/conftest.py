@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.policy_schema import built_in_profiles
+from app.core.policy_v1alpha1.schema import built_in_profiles
 from app.core.profiles import Profile
 from tests.infra.guests.fixtures import prerequisites
 from tests.infra.guests.namespace_guest import NamespaceGuest

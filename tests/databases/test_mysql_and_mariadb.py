@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.policy_schema import built_in_profiles
+from app.core.policy_v1alpha1.schema import built_in_profiles
 from app.core.profiles import Profile
 from tests.databases.conftest import Boot
 from tests.infra.controlplane.waiting import wait_for

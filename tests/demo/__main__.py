@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.core.constants import PRE
+from app.core.annotations import PRE
 from tests.demo.scenes import CHANGED, CREATED, NEXT_POLICY, POLICY, RESYNC, RESYNCED
 from tests.demo.table import HOOK_KEYS_EXPLAINED, Row, Table
 from tests.demo.webhook import Object, Webhook, WebhookError, patched, running

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from app.core.constants import LEVEL
+from app.core.annotations import LEVEL
 from tests.demo.recorder import Recorder, recording
 from tests.demo.scenario import NAMESPACES, VMS
 from tests.demo.scenes import CHANGED, CREATED, NEXT_POLICY, POLICY, RESYNC, RESYNCED

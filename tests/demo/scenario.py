@@ -1,6 +1,6 @@
 """The cluster of the demo: what `record` has recorded, and what `cluster` shows live."""
 
-from app.core.constants import LEVEL, POST, PRE, PROFILE, UPSTREAM
+from app.core.annotations import LEVEL, POST, PRE, PROFILE, UPSTREAM
 from tests.infra.controlplane import Json, make_namespace, make_vm
 
 _FREEZER = '["/usr/bin/virt-freezer", "--{}freeze", "--name", "howto", "--namespace", "lab"{}'

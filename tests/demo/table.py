@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, HOOK_KEYS
+from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, HOOK_KEYS
 
 Annotations = Mapping[str, str]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, HOOK_KEYS, POST, PRE
+from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, HOOK_KEYS, POST, PRE
 from tests.demo.scenes import POLICY
 from tests.demo.table import Row, Table
 from tests.demo.webhook import WebhookError, patched, running

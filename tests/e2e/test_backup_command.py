@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import ON_ERROR
+from app.core.annotations import ON_ERROR
 from tests.cli.support import run
 from tests.e2e.conftest import SetHooks
 from tests.infra.controlplane import Json

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS, ON_ERROR
+from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS, ON_ERROR
 from tests.e2e.conftest import SetHooks
 from tests.infra.controlplane import Json, launcher_pod, wait_for
 from tests.infra.guests.hypervisor import Hypervisor

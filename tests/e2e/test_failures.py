@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.core.constants import COMMAND, HOOK_KEYS, POST, PRE
+from app.core.annotations import COMMAND, HOOK_KEYS, POST, PRE
 from tests.e2e.conftest import SetHooks
 from tests.infra.controlplane import Json, launcher_pod, make_migration, wait_for
 from tests.infra.guests.domain import Agent

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import POST
+from app.core.annotations import POST
 from tests.infra.controlplane.waiting import wait_for
 from tests.infra.guests import ledger
 from tests.infra.guests.compute import Done

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.core.constants import COMMAND, PRE
+from app.core.annotations import COMMAND, PRE
 from tests.e2e.conftest import POLICY
 from tests.infra.controlplane import ControlPlane
 from tests.infra.controlplane.stand_ins import stand_in_cdi

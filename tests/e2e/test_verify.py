@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.core.constants import TIMEOUT
+from app.core.annotations import TIMEOUT
 from tests.cli.support import run
 from tests.e2e.conftest import SetHooks
 from tests.infra.controlplane import ControlPlane, Json, wait_for

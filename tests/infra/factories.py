@@ -12,12 +12,12 @@ from typing import Any
 import jsonpatch
 import yaml
 
-from app.core.constants import UPSTREAM, KubeVirtNames
+from app.core.annotations import UPSTREAM, KubeVirtNames
 from app.core.decision import Decision, decide
 from app.core.launcher import NotLauncher, PodView, recognise
 from app.core.objects import Facts, NamespaceView, VirtualMachineInstanceView, VirtualMachineView
 from app.core.policy import BUILT_IN, Policy, PolicyState, Standing
-from app.core.policy_load import load_policy
+from app.core.policy_v1alpha1.load import load_policy
 
 Object = dict[str, Any]
 Annotations = Mapping[str, str]

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any
 from unittest.mock import patch
 
-from app.controllers.policy_keeper import PolicyKeeper
+from app.controllers.policy.active import PolicyKeeper
 from app.kube.store import ObjectStore
 
 _Subscribe = Callable[..., Callable[[], None]]

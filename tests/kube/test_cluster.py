@@ -2,8 +2,8 @@
 
 import sys
 
-from app.core.constants import UPSTREAM
-from app.kube.cluster import ClusterStores, shared
+from app.cluster.stores import ClusterStores, shared
+from app.core.annotations import UPSTREAM
 from tests.infra.stand_ins.api_server import item
 
 

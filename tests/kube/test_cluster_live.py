@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from app.core.constants import UPSTREAM
+from app.cluster.facts import StoreFacts
+from app.cluster.stores import ClusterStores, cluster_reflectors
+from app.core.annotations import UPSTREAM
 from app.core.objects import OwnerReference
 from app.kube.client import JSON_PATCH, ApiError, KubeClient
-from app.kube.cluster import ClusterStores, cluster_reflectors
-from app.kube.lookup import StoreFacts
 from app.kube.resources import CONFIG_MAPS, virtual_machine_instances
 from tests.infra.controlplane import ControlPlane, Json, make_namespace, make_vm, make_vmi
 from tests.kube.support import QUICK, client_of, eventually, running

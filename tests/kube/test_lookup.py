@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from app.admission.ports import LookupFailed
-from app.core.constants import UPSTREAM, KubeVirtNames
+from app.cluster.facts import StoreFacts
+from app.cluster.stores import ClusterStores, KubeVirtView
+from app.core.annotations import UPSTREAM, KubeVirtNames
 from app.core.objects import OwnerReference
-from app.kube.cluster import ClusterStores, KubeVirtView
-from app.kube.lookup import StoreFacts
 from app.kube.store import STALE_SECONDS, ObjectStore
 from tests.infra.stand_ins.api_server import Json, Reply, Request, StandInServer, forever, item, listed
 from tests.kube.support import eventually, plain_client

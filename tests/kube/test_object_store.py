@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from app.kube import object_store
-from app.kube.object_store import NotStoredError, StoreError, lines_of, members_of, opened, trust
 from app.tls.x509 import new_ca
+from app.velero import download
+from app.velero.download import NotStoredError, StoreError, lines_of, members_of, opened, trust
 from tests.infra.stand_ins.object_store import StandInStore, archive, log_file
 from tests.tls.material import current_bundle
 
@@ -50,14 +50,14 @@ def test_an_empty_file(store: StandInStore) -> None:
 
 
 def test_long_lines_are_cut(store: StandInStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(download, "MAX_LINE_BYTES", 10)
     store.files["log"] = log_file(["x" * 35 + "\n", "y" * 9 + "\n", "z" * 10 + "\n", "end"])
 
     assert read_lines(store) == ["x" * 10, "y" * 9 + "\n", "z" * 10, "end"]
 
 
 def test_a_download_has_an_end(store: StandInStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(download, "MAX_BYTES", 1_000_000)
     store.files["log"] = gzip.compress(bytes(2_000_000))
 
     with pytest.raises(StoreError, match="more than 1000000 bytes"):

@@ -6,10 +6,10 @@ from typing import Any
 import orjson
 import pytest
 
-from app.core.constants import UPSTREAM
+from app.cluster.pods import running_pod
+from app.core.annotations import UPSTREAM
 from app.core.objects import NamespaceView, VirtualMachineInstanceView, VirtualMachineView
 from app.kube.partial import read_event, read_page
-from app.kube.pods import running_pod
 from tests.infra.factories import RECORDED
 
 POD: dict[str, Any] = {"metadata": {**RECORDED["plain"]["metadata"], "resourceVersion": "7", "uid": "u", "name": "p"}}

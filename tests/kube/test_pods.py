@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from app.core.constants import UPSTREAM
+from app.cluster.pods import InstanceIndex, PodIndex, RunningPod, running_pod
+from app.cluster.stores import ClusterStores
+from app.core.annotations import UPSTREAM
 from app.core.objects import SILENT, VirtualMachineInstanceView
-from app.kube.cluster import ClusterStores
-from app.kube.pods import InstanceIndex, PodIndex, RunningPod, running_pod
 from app.kube.store import Key, ObjectStore
 from tests.infra.factories import NAMESPACE, UID, make_owner, make_pod
 

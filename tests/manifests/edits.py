@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from app.core.constants import LEVEL, MANAGED, PROFILE, UPSTREAM
+from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM
 
 Object = dict[str, Any]
 FOREIGN = {"example.com/note": "1"}

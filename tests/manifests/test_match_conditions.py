@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.core.constants import HOOK_KEYS
+from app.core.annotations import HOOK_KEYS
 from tests.infra.controlplane import Client, ControlPlane, wait_for
 from tests.infra.stand_ins.webhook import RecordingWebhook
 from tests.manifests.updates import FOREIGN, UPDATES, State, Update

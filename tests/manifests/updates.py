@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.core.constants import HOOK_KEYS, RECORD_KEYS
+from app.core.annotations import HOOK_KEYS, RECORD_KEYS
 
 OWNER = {
     "apiVersion": "kubevirt.io/v1",

@@ -8,11 +8,11 @@ from urllib.parse import quote_plus
 
 import pytest
 
-from app.core.constants import COMMAND, POST, PRE, UPSTREAM
-from app.core.hook_scripts import MAX_COMMAND_BYTES, MAX_URL_BYTES, command_sizes, commands, keeper
-from app.core.hooks import render_hooks
+from app.core.annotations import COMMAND, POST, PRE, UPSTREAM
+from app.core.hooks.commands import MAX_COMMAND_BYTES, MAX_URL_BYTES, command_sizes, commands, keeper
+from app.core.hooks.render import render_hooks
 from app.core.policy import Hooks, Level
-from app.core.policy_schema import built_in_profiles
+from app.core.policy_v1alpha1.schema import built_in_profiles
 from app.core.profiles import NO_STEPS, Profile, Shell, Step
 
 SHELLCHECK = Path(sys.executable).parent / "shellcheck"

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from app.core.constants import POST, PRE
+from app.core.annotations import POST, PRE
 from app.core.profiles import Shell
 from tests.scripts.conftest import BOTH_CLOCKS, HookRunner
 

@@ -9,9 +9,9 @@ from typing import Any
 import jsonpatch
 from starlette.testclient import TestClient
 
-from app.admission.mutate import PodMutator
-from app.admission.validate import Validator
-from app.core.constants import UPSTREAM, KubeVirtNames
+from app.admission.mutate_pods import PodMutator
+from app.admission.validate_policy import Validator
+from app.core.annotations import UPSTREAM, KubeVirtNames
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.server.http import AdmissionServer

@@ -8,7 +8,7 @@ import pytest
 
 from app.admission.ports import LookupFailed
 from app.admission.review import MAX_REVIEW_BYTES
-from app.core.constants import LEVEL, MAX_ANNOTATIONS_BYTES
+from app.core.annotations import LEVEL, MAX_ANNOTATIONS_BYTES
 from app.core.policy import Level, PolicyState, Standing
 from app.core.record import with_record
 from app.server import http
@@ -218,7 +218,7 @@ def test_a_fault_is_not_told_to_controllers_that_update(monkeypatch: pytest.Monk
     def broken(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("app.admission.mutate.keep", broken)
+    monkeypatch.setattr("app.admission.mutate_pods.keep", broken)
     response = Endpoint().response(make_review(operation="UPDATE", oldObject=make_pod()))
 
     assert response == {"uid": response["uid"], "allowed": True}

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from app.core.constants import LEVEL
+from app.core.annotations import LEVEL
 from app.core.decision import Action, Reason
+from app.core.level_source import Refusal, Refused
 from app.core.policy import BUILT_IN, PolicyState, Standing
-from app.core.selection import Refusal, Refused
 from app.kube.store import ObjectStore
 from app.server.metrics import Metrics
 from tests.infra.factories import make_facts, make_policy

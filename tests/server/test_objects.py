@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.core.constants import LEVEL, PROFILE
+from app.core.annotations import LEVEL, PROFILE
 from tests.infra.controlplane import wait_for
 from tests.infra.factories import NAME, NAMESPACE, UID
 from tests.server.process import Served, post, served

@@ -10,8 +10,8 @@ from app.kube.client import KubeClient
 from app.kube.connection import Configuration
 from app.kube.reflector import Reflector
 from app.server import run
-from app.server.cluster import _stale, _unsynced
 from app.server.health import OpsServer
+from app.server.in_cluster import _stale, _unsynced
 from app.server.metrics import Metrics
 from tests.kube.support import no_refresh, reflector_of
 from tests.server.support import fields

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.core.constants import EFFECTIVE_LEVEL
+from app.core.annotations import EFFECTIVE_LEVEL
 from tests.bench.recording import NAMESPACE
 from tests.bench.scale.sender import Request, Sent
 from tests.bench.scale.stage import ScaleStage

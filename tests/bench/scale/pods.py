@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import orjson
 
-from app.core.constants import UPSTREAM
+from app.core.annotations import UPSTREAM
 from app.core.decision import decide_running
 from app.core.launcher import PodView
 from app.core.objects import SILENT, Facts, NamespaceView, VirtualMachineInstanceView
 from app.core.policy import PolicyState, Standing
-from app.core.policy_text import parse
+from app.core.policy_v1alpha1.config_map import parse
 from tests.bench.scale.sender import Request
 from tests.bench.scale.stage import Policy
 from tests.infra.controlplane import Client, Json

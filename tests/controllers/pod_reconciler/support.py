@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.core.constants import LEVEL, PRE
+from app.core.annotations import LEVEL, PRE
 from tests.infra.factories import make_policy
 
 CRASH: dict[str, Any] = {"default": {"level": "crash"}}

@@ -1,6 +1,6 @@
 """A write is made once, and a change that happens around it is not lost."""
 
-from app.core.constants import LEVEL
+from app.core.annotations import LEVEL
 from tests.controllers.pod_reconciler.support import (
     ASKS_FOR_CRASH,
     ASKS_FOR_NONSENSE,

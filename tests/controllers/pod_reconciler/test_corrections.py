@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from app.core.constants import (
+from app.core.annotations import (
     DECIDED_BY,
     HOOKS_DIGEST,
     KUBEVIRT_HOOK_KEYS,

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from unittest.mock import patch
 
-from app.core.constants import LEVEL, PRE
+from app.core.annotations import LEVEL, PRE
 from app.core.record import is_intact
 from tests.controllers.pod_reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM, TAMPERED
 from tests.infra.stand_ins.cluster import StandInCluster

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
-from app.core.constants import EFFECTIVE_LEVEL
+from app.core.annotations import EFFECTIVE_LEVEL
 from app.core.objects import Facts, OwnerReference
 from app.kube.client import ApiError
 from tests.controllers.pod_reconciler.support import ASKS_FOR_NONSENSE, CRASH, FILESYSTEM

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
+from app.cluster.stores import KubeVirtView
 from app.kube.client import ApiError
-from app.kube.cluster import KubeVirtView
 from tests.controllers.pod_reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM
 from tests.infra.stand_ins.cluster import StandInCluster
 from tests.infra.virtual_time import in_virtual_time, pass_time

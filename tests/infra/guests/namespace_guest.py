@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from app.core.hook_scripts import keeper
+from app.core.hooks.commands import keeper
 from app.core.profiles import Profile
 from tests.infra.controlplane.processes import DIES_WITH_PARENT
 from tests.infra.controlplane.waiting import wait_for

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from app.core.constants import COMMAND, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, LEVEL, PRE, PROFILE
+from app.core.annotations import COMMAND, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, LEVEL, PRE, PROFILE
 from tests.infra.controlplane import Client, ControlPlane, Json, make_namespace, make_vm, wait_for
 from tests.infra.guests.guest import Guest
 from tests.infra.guests.hypervisor import Hypervisor
@@ -37,7 +37,7 @@ class World:
         return annotations(self.pod())
 
     def hook(self, phase: str) -> list[str]:
-        """The argv of its hook of a phase, PRE or POST of app.core.constants."""
+        """The argv of its hook of a phase, PRE or POST of app.core.annotations."""
         argv: list[str] = json.loads(self.annotations()[phase + COMMAND])
         return argv
 

@@ -9,17 +9,17 @@ from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
 from typing import Any, cast
 
-from app.controllers.pod_reconciler import PodReconciler
-from app.controllers.pod_reports import PodReports
-from app.controllers.policy_keeper import PolicyKeeper
-from app.core.constants import DECIDED_BY, EFFECTIVE_LEVEL, UPSTREAM
+from app.cluster.facts import StoreFacts
+from app.cluster.pods import PodIndex
+from app.cluster.stores import ClusterStores
+from app.controllers.pods.reconciler import PodReconciler
+from app.controllers.pods.reports import PodReports
+from app.controllers.policy.active import PolicyKeeper
+from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, UPSTREAM
 from app.core.objects import NamespaceView, VirtualMachineInstanceView, VirtualMachineView
 from app.core.policy import Policy
 from app.core.record import is_intact
 from app.kube.client import KubeClient
-from app.kube.cluster import ClusterStores
-from app.kube.lookup import StoreFacts
-from app.kube.pods import PodIndex
 from app.kube.resources import PODS
 from app.server.metrics import Metrics
 from tests.infra.factories import NAMESPACE, decide_pod, make_facts, make_owner, make_pod, patched, policy_text

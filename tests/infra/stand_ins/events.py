@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.controllers.events import EventRecorder, ObjectRef
+from app.controllers.events.recorder import EventRecorder, ObjectRef
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import asyncio
 import json
 from copy import deepcopy
 
-from app.core.constants import UPSTREAM
+from app.cluster.pods import RunningPod, running_pod
+from app.core.annotations import UPSTREAM
 from app.kube.client import JSON_PATCH, MERGE_PATCH, Json, KubeError
-from app.kube.pods import RunningPod, running_pod
 from app.kube.store import Key, ObjectStore
 from tests.infra.factories import NAMESPACE
 from tests.infra.references import References
