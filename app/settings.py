@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.core.annotations import UPSTREAM, KubeVirtNames
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 """Of an object in the cluster. An empty one would make a watch of one object a watch of all."""

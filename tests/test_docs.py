@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs"
 PAGE = (FOLDER / "backup-administrators.md").read_text()
 PARTS = ROOT / "tests" / "infra" / "controlplane" / "parts"
-SCRIPTS = "\n".join(path.read_text() for path in (ROOT / "app" / "core" / "scripts").glob("*.sh"))
+SCRIPTS = "\n".join(path.read_text() for path in (ROOT / "app" / "core" / "hooks" / "scripts").glob("*.sh"))
 
 NOTES = dict(re.findall(r"^\[\^([\w-]+)\]: (.+)$", PAGE, re.MULTILINE))
 BODY = re.sub(r"^\[\^[\w-]+\]: .+$", "", PAGE, flags=re.MULTILINE)

@@ -39,7 +39,7 @@ def test_every_event_is_in_the_table() -> None:
     rows = re.findall(r"^\| (`[A-Z][^|]*)\|", table.partition("\n\n")[0], re.MULTILINE)
     written = {reason for row in rows for reason in re.findall(r"`(\w+)`", row)}
     reasons = re.compile(r'^[A-Z_]+(?:: Final)? = "([A-Z][a-z]+[A-Z]\w+)"$', re.MULTILINE)
-    sources = (ROOT / "app" / "controllers").glob("*.py")
+    sources = (ROOT / "app" / "controllers").rglob("*.py")
     assert written == {reason for source in sources for reason in reasons.findall(source.read_text())}
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from pydantic import ValidationError
 
-from app.core.annotations import UPSTREAM
+from app.core.kubevirt_names import UPSTREAM
 from app.settings import Settings
 
 

@@ -3,13 +3,10 @@
 from typing import Any
 
 from app.admission.ports import FactsSource, LookupFailed, PolicySource
-from app.admission.review import AdmissionRequest, MalformedReview
-from app.core.annotations import KubeVirtNames
+from app.admission.review import CREATE, UPDATE, AdmissionRequest, MalformedReview
 from app.core.decision import Decision, Reason, decide, discarding, ignored, keep, undecided
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.launcher import NotLauncher, PodView, recognise
-
-CREATE = "CREATE"
-UPDATE = "UPDATE"
 
 
 class PodMutator:

@@ -11,6 +11,9 @@ from app.core.jsonpatch import Operation
 
 API_VERSION = "admission.k8s.io/v1"
 KIND = "AdmissionReview"
+CREATE = "CREATE"
+UPDATE = "UPDATE"
+DELETE = "DELETE"
 
 MAX_REVIEW_BYTES = 7 * 1024 * 1024
 """kube-apiserver takes requests of up to 3 MiB, and an UPDATE carries the object twice, besides the envelope."""

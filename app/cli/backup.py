@@ -9,12 +9,12 @@ from typing import Any
 import typer
 
 from app.cli.output import FINDING, Output, misuse, print_json, read_settings
-from app.core.annotations import KubeVirtNames
 from app.core.evidence.backup_archive import MAX_OBJECT_BYTES, BackupContents, BackupView
 from app.core.evidence.backup_report import BackupReport, report
 from app.core.evidence.backup_vm import VmReport
 from app.core.evidence.hook_log import HookLog, read_hook_log
 from app.core.evidence.velero_backups import OVER
+from app.core.kubevirt_names import KubeVirtNames
 from app.kube.client import KubeClient, KubeError
 from app.kube.connection import ConfigError
 from app.velero.api import Velero

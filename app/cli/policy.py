@@ -10,7 +10,7 @@ import yaml
 
 from app.cli.output import FINDING, Output, print_json, read_text
 from app.core.policy_v1alpha1.load import Finding, LoadedPolicy, PolicyError, load_policy
-from app.core.policy_v1alpha1.yaml_limits import check_bounds
+from app.core.yaml_limits import check_bounds
 
 POLICY_KEY = "policy.yaml"
 

@@ -13,8 +13,9 @@ from app.cli.output import misuse, read_settings
 from app.cluster.facts import StoreFacts
 from app.cluster.pods import NOT_ENDED, InstanceIndex, RunningPod, running_pod
 from app.cluster.stores import ClusterStores
-from app.core.annotations import EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS, KubeVirtNames
+from app.core.annotations import EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS
 from app.core.decision import Action, Decision, Reason, decide_running
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.launcher import PodView, recognise_running
 from app.core.objects import OwnerReference
 from app.core.policy import Mode, Policy, PolicyState, Standing

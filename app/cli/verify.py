@@ -11,9 +11,9 @@ import typer
 from app.cli.output import FINDING, Output, misuse, print_json, read_settings
 from app.cli.verify_run import Pace, Run
 from app.cli.verify_target import Reading, Refused, Target
-from app.core.annotations import KubeVirtNames
 from app.core.evidence.hook_output import Known, printable_lines
 from app.core.evidence.hook_trial import Step, Subject, Trial, findings
+from app.core.kubevirt_names import KubeVirtNames
 from app.kube.client import KubeClient, KubeError
 from app.kube.connection import ConfigError
 from app.kube.exec import NotExecuted

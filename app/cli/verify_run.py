@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from app.cli.verify_target import FROZEN, Reading, Target
-from app.core.annotations import KubeVirtNames
 from app.core.evidence.hook_output import Known
 from app.core.evidence.hook_trial import Step, Trial, nothing_was_frozen, thaw_command, thaw_of
 from app.core.evidence.velero_hooks import Phase, VeleroHook
+from app.core.kubevirt_names import KubeVirtNames
 from app.kube.client import KubeClient, KubeError
 from app.kube.exec import ExecResult, NotExecuted, exec_in_pod
 

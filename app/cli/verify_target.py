@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.cluster.pods import NOT_ENDED, running_pod
-from app.core.annotations import KubeVirtNames
 from app.core.evidence.hook_trial import Subject, kubectl_thaw
 from app.core.evidence.velero_backups import can_include, may_run_hooks
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.launcher import recognise_running
 from app.core.objects import OwnerReference, VirtualMachineInstanceView, string_map
 from app.kube.client import ApiError, Json, KubeClient, KubeError, UnreadableAnswer

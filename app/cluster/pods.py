@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from app.cluster.stores import shared
-from app.core.annotations import KubeVirtNames
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.launcher import PodView, lean
 from app.core.objects import VirtualMachineInstanceView
 from app.kube.client import Json, KubeClient

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from app.core.annotations import KubeVirtNames
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.objects import NamespaceView, VirtualMachineInstanceView, VirtualMachineView, string_map
 from app.kube.client import Json, KubeClient
 from app.kube.reflector import Reflector, Timings

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from app.admission.ports import LookupFailed
-from app.core.annotations import KubeVirtNames
 from app.core.known_objects import KnownObjects, UnusableObject
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.manifests import ManifestError, read_manifests
 from app.core.objects import Facts, NamespaceView, OwnerReference
 from app.core.text import one_line

@@ -12,10 +12,10 @@ from app.core.annotations import (
     MAX_ANNOTATIONS_BYTES,
     OWN_KEYS,
     RECORD_KEYS,
-    KubeVirtNames,
 )
 from app.core.hooks.render import kubevirt_hooks, render_hooks
 from app.core.jsonpatch import Operation, annotation_patch, is_too_large, patched
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.launcher import NotLauncher, PodView, recognise
 from app.core.level_source import Refusal, is_source, kubevirt_skips, select_level
 from app.core.objects import Facts, OwnerReference

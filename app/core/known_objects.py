@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from app.core.annotations import UPSTREAM, KubeVirtNames
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.objects import (
     SILENT,
     Facts,

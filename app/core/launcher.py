@@ -1,27 +1,15 @@
 """Which pods are a VM's virt-launcher pods, and whose."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Any, Self
 
-from app.core.annotations import (
-    COMMAND,
-    EFFECTIVE_LEVEL,
-    LEVEL,
-    MANAGED,
-    OWN_KEYS,
-    POST,
-    PRE,
-    PROFILE,
-    KubeVirtNames,
-)
+from app.core.annotations import COMMAND, EFFECTIVE_LEVEL, LEVEL, MANAGED, OWN_KEYS, POST, PRE, PROFILE
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.objects import OwnerReference, VirtualMachineInstanceView, controller_of
-
-_SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
-_MAX_SUBDOMAIN = 253
+from app.core.text import is_dns_subdomain
 
 
 class NotLauncher(StrEnum):
@@ -75,11 +63,6 @@ def _strings(metadata: Mapping[str, Any], field: str) -> Mapping[str, str] | Non
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise ValueError(f"metadata.{field} must be an object of strings")
     return value
-
-
-def is_dns_subdomain(text: str) -> bool:
-    """Whether `text` is a DNS-1123 subdomain as Kubernetes has it: 253 characters, but no limit for a part."""
-    return len(text) <= _MAX_SUBDOMAIN and _SUBDOMAIN.fullmatch(text) is not None
 
 
 def recognise(pod: PodView, names: KubeVirtNames) -> OwnerReference | NotLauncher:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.core.annotations import LEVEL, MANAGED, PROFILE, KubeVirtNames
+from app.core.annotations import LEVEL, MANAGED, PROFILE
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.launcher import PodView
 from app.core.objects import SILENT, Facts, Wishes
 from app.core.policy import Choice, Guard, Hooks, Level, Policy

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import yaml
 
-from app.core.policy_v1alpha1.yaml_limits import check_bounds
+from app.core.yaml_limits import check_bounds
 
 
 class ManifestError(ValueError):

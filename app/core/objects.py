@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
+from app.core.annotations import LEVEL, MANAGED, PROFILE
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 
 _NONE: Mapping[str, str] = {}
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from app.core.annotations import KubeVirtNames
+from app.core.kubevirt_names import KubeVirtNames
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from fastapi.responses import Response
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import Receive, Scope, Send
 
-from app.admission.mutate_pods import CREATE, PodMutator, warnings_for
+from app.admission.mutate_pods import PodMutator, warnings_for
 from app.admission.review import (
+    CREATE,
     AdmissionRequest,
     MalformedReview,
     Verdict,
@@ -20,7 +21,7 @@ from app.admission.review import (
     encode_review,
     encode_verdict,
 )
-from app.admission.validate_policy import Validator
+from app.admission.validator import Validator
 from app.core.decision import Action, Decision
 from app.core.text import one_line
 from app.server.body import Body, BodyRefused, Budget

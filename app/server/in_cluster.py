@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from app.admission.mutate_pods import PodMutator
-from app.admission.validate_policy import validators
 from app.cluster.facts import StoreFacts
 from app.cluster.stores import ClusterStores, cluster_reflectors
 from app.controllers.certificates.ca_injector import CaInjector
@@ -23,6 +22,7 @@ from app.kube.reflector import Reflector
 from app.kube.resources import VALIDATING_WEBHOOKS
 from app.server.metrics import Metrics
 from app.server.run import Parts
+from app.server.validators import validators
 from app.settings import Settings
 from app.tls.serving import ServingContext
 

@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 
 from app.admission.mutate_pods import PodMutator
-from app.admission.validate_policy import Validator
+from app.admission.validator import Validator
 from app.controllers.gc_freeze import settle
 from app.core.text import one_line
 from app.server.health import Check, OpsServer

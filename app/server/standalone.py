@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.admission.mutate_pods import PodMutator
-from app.admission.validate_policy import validators
 from app.controllers.object_files import ObjectFiles
 from app.controllers.policy.active import PolicyKeeper
 from app.controllers.policy.file import PolicyFile
 from app.server.health import Check
 from app.server.metrics import Metrics
 from app.server.run import Parts, Worker
+from app.server.validators import validators
 from app.settings import Settings
 from app.tls.serving import ServingContext
 from app.tls.source import FileSource

@@ -11,8 +11,9 @@ import pytest
 from app.admission.mutate_pods import PodMutator, warnings_for
 from app.admission.ports import LookupFailed
 from app.admission.review import MalformedReview, encode_review
-from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, LEVEL, PRE, UPSTREAM, KubeVirtNames
+from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, LEVEL, PRE
 from app.core.decision import Action, Decision, Reason
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.launcher import NotLauncher
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import BUILT_IN, Level, Policy, PolicyState, Standing

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from app.admission.ports import LookupFailed
 from app.admission.review import MalformedReview, Verdict
-from app.admission.validate_policy import AnnotationValidator
-from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
+from app.admission.validate_annotations import AnnotationValidator
+from app.core.annotations import LEVEL, MANAGED, PROFILE
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.objects import NamespaceView
 from app.core.policy import Policy, PolicyState, Standing
 from tests.admission.support import LIKE_OBJECTS, StandInPolicy, make_request

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from app.core.annotations import EFFECTIVE_PROFILE, UPSTREAM
+from app.core.annotations import EFFECTIVE_PROFILE
 from app.core.hooks.render import render_hooks
+from app.core.kubevirt_names import UPSTREAM
 from app.core.policy import Hooks, Level
 from app.core.policy_v1alpha1.schema import built_in_profiles
 from app.core.profiles import NO_STEPS

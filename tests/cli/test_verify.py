@@ -17,8 +17,9 @@ import pytest
 
 from app.cli import verify
 from app.cli.verify_run import Pace
-from app.core.annotations import POST, PRE, UPSTREAM
+from app.core.annotations import POST, PRE
 from app.core.hooks.render import render_hooks
+from app.core.kubevirt_names import UPSTREAM
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 from app.core.record import with_record

@@ -14,7 +14,7 @@ from app.controllers.events.recorder import EventRecorder
 from app.controllers.leader_tasks import Duties
 from app.controllers.policy.active import PolicyKeeper
 from app.controllers.policy.status import PolicyStatus
-from app.core.annotations import UPSTREAM
+from app.core.kubevirt_names import UPSTREAM
 from app.kube.client import KubeClient
 from app.kube.store import STALE_SECONDS
 from app.server.metrics import Metrics

@@ -9,7 +9,8 @@ import pytest
 
 from app.cluster.pods import PodIndex, RunningPod, running_pod
 from app.controllers.pods.guest_agents import GuestAgents, guest
-from app.core.annotations import EFFECTIVE_LEVEL, UPSTREAM
+from app.core.annotations import EFFECTIVE_LEVEL
+from app.core.kubevirt_names import UPSTREAM
 from app.kube.client import KubeClient
 from app.kube.store import ObjectStore
 from tests.infra.factories import NAMESPACE, make_owner, make_pod

@@ -8,7 +8,7 @@ import pytest
 from app.admission.ports import LookupFailed
 from app.controllers import object_files
 from app.controllers.object_files import ObjectFiles
-from app.core.annotations import UPSTREAM
+from app.core.kubevirt_names import UPSTREAM
 
 SPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {tier: TIER}}\n"
 LOGGER = "vm-consistency.objects"

@@ -6,7 +6,7 @@ import pytest
 
 from app.cluster.pods import RunningPod, running_pod
 from app.controllers.pods.expectations import OwnWrites
-from app.core.annotations import UPSTREAM
+from app.core.kubevirt_names import UPSTREAM
 from app.kube.store import ObjectStore
 from tests.infra.factories import NAMESPACE, make_pod
 

@@ -18,9 +18,9 @@ from app.core.annotations import (
     MANAGED,
     PRE,
     RECORD_KEYS,
-    UPSTREAM,
 )
 from app.core.decision import Action, Decision, Reason, decide_running
+from app.core.kubevirt_names import UPSTREAM
 from app.core.launcher import recognise_running
 from app.core.level_source import Refusal, Refused
 from app.core.objects import Facts, OwnerReference

@@ -4,8 +4,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.core.annotations import LEVEL, MANAGED, OWN_KEYS, PROFILE, UPSTREAM
+from app.core.annotations import LEVEL, MANAGED, OWN_KEYS, PROFILE
 from app.core.hooks.render import render_hooks
+from app.core.kubevirt_names import UPSTREAM
 from app.core.objects import Facts
 from app.core.policy import Hooks, Level, Policy
 from app.core.profiles import Profile, Step

@@ -1,6 +1,6 @@
 """Selecting a level for the recorded launcher pod."""
 
-from app.core.annotations import UPSTREAM
+from app.core.kubevirt_names import UPSTREAM
 from app.core.launcher import PodView
 from app.core.level_source import Refused, Selection, select_level
 from app.core.objects import Facts

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from app.core.annotations import HOOKS_DIGEST, PRE, UPSTREAM, KubeVirtNames
+from app.core.annotations import HOOKS_DIGEST, PRE
 from app.core.evidence.backup_archive import BackupContents, BackupView
 from app.core.evidence.backup_report import BackupReport, report
 from app.core.evidence.backup_vm import VmReport
 from app.core.evidence.freeze_window import Achieved
 from app.core.evidence.hook_log import read_hook_log
 from app.core.hooks.render import kubevirt_hooks, render_hooks
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 from app.core.record import RecordState, with_record

@@ -19,10 +19,10 @@ from app.core.annotations import (
     POST,
     PRE,
     RECORD_KEYS,
-    UPSTREAM,
 )
 from app.core.decision import Action, Decision, Reason, decide, ignored, undecided
 from app.core.hooks.render import kubevirt_hooks
+from app.core.kubevirt_names import UPSTREAM
 from app.core.launcher import NotLauncher, recognise
 from app.core.policy import BUILT_IN, Level, PolicyState, Standing
 from app.core.record import is_intact, with_record

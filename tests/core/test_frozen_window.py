@@ -5,14 +5,16 @@ from datetime import timedelta
 
 import pytest
 
-from app.core.annotations import COMMAND, PRE, UPSTREAM
+from app.core.annotations import COMMAND, PRE
 from app.core.evidence.backup_archive import as_logged
-from app.core.evidence.freeze_window import Achieved, auto_thaw, failure_of, judge, shown
+from app.core.evidence.freeze_window import Achieved, auto_thaw, failure_of, judge
 from app.core.evidence.hook_log import HookRun
 from app.core.evidence.velero_hooks import Phase
 from app.core.hooks.render import render_hooks
+from app.core.kubevirt_names import UPSTREAM
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
+from app.core.text import shown
 from tests.core.velero_log import AGENT, DONE, EXIT_1, NO_AGENT, PAUSED, START, freezer_line
 
 FROZEN, NOT_FROZEN, UNKNOWN = Achieved.FROZEN, Achieved.NOT_FROZEN, Achieved.UNKNOWN

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM
+from app.core.annotations import LEVEL, MANAGED, PROFILE
+from app.core.kubevirt_names import UPSTREAM
 from app.core.level_source import Refused, Selection, select_level
 from app.core.objects import Facts
 from app.core.policy import Level, Policy

@@ -3,18 +3,10 @@ from typing import Any
 
 import pytest
 
-from app.core.annotations import (
-    HOOK_KEYS,
-    KUBEVIRT_HOOK_KEYS,
-    OWN_KEYS,
-    POST,
-    PRE,
-    RECORD_KEYS,
-    UPSTREAM,
-    KubeVirtNames,
-)
+from app.core.annotations import HOOK_KEYS, KUBEVIRT_HOOK_KEYS, OWN_KEYS, POST, PRE, RECORD_KEYS
 from app.core.duration import SECOND, parse_go_duration
 from app.core.hooks.render import kubevirt_hooks, render_hooks
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS, Profile, Shell, Step
 from tests.infra.factories import RECORDED, make_policy

@@ -17,10 +17,10 @@ from app.core.annotations import (
     POST,
     PRE,
     RECORD_KEYS,
-    UPSTREAM,
 )
 from app.core.decision import Action, Decision, Reason, keep
 from app.core.hooks.render import kubevirt_hooks
+from app.core.kubevirt_names import UPSTREAM
 from app.core.launcher import NotLauncher
 from app.core.policy import Level
 from app.core.record import digest, is_intact, with_record

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from app.core.annotations import LEVEL, PROFILE, UPSTREAM, KubeVirtNames
+from app.core.annotations import LEVEL, PROFILE
 from app.core.known_objects import KnownObjects, UnusableObject
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.objects import OwnerReference
 from tests.infra.factories import NAME, NAMESPACE, UID, annotations_after, decide_pod, make_owner, make_pod, make_policy
 

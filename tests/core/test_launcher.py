@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from app.core.annotations import UPSTREAM, KubeVirtNames
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.launcher import NotLauncher, PodView, recognise
 from app.core.objects import OwnerReference
 from tests.infra.factories import NAME, NAMESPACE, RECORDED, UID, make_owner, make_pod, view

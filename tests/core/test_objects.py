@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM, KubeVirtNames
+from app.core.annotations import LEVEL, MANAGED, PROFILE
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.objects import (
     SILENT,
     NamespaceView,

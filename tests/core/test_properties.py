@@ -5,8 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.annotations import MAX_ANNOTATIONS_BYTES, OWN_KEYS, RECORD_KEYS, UPSTREAM
+from app.core.annotations import MAX_ANNOTATIONS_BYTES, OWN_KEYS, RECORD_KEYS
 from app.core.decision import Action, Decision, Reason, keep
+from app.core.kubevirt_names import UPSTREAM
 from app.core.objects import Facts
 from app.core.policy import Level, Mode, Policy
 from app.core.record import is_intact

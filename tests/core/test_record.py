@@ -3,16 +3,9 @@ import json
 
 import pytest
 
-from app.core.annotations import (
-    DECIDED_BY,
-    EFFECTIVE_LEVEL,
-    EFFECTIVE_PROFILE,
-    HOOK_KEYS,
-    HOOKS_DIGEST,
-    OWN_KEYS,
-    UPSTREAM,
-)
+from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, HOOK_KEYS, HOOKS_DIGEST, OWN_KEYS
 from app.core.hooks.render import render_hooks
+from app.core.kubevirt_names import UPSTREAM
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 from app.core.record import digest, is_intact, with_record

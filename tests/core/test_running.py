@@ -17,9 +17,9 @@ from app.core.annotations import (
     PRE,
     RECORD_KEYS,
     TIMEOUT,
-    UPSTREAM,
 )
 from app.core.decision import Action, Decision, Reason, decide, decide_running
+from app.core.kubevirt_names import UPSTREAM
 from app.core.launcher import NotLauncher, PodView, lean, recognise, recognise_running
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import BUILT_IN, Policy, PolicyState, Standing

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from app.core.annotations import LEGACY, POST, PRE, UPSTREAM
+from app.core.annotations import LEGACY, POST, PRE
 from app.core.evidence.velero_hooks import Phase, VeleroHook, parse_command, read_hooks
 from app.core.hooks.render import kubevirt_hooks, render_hooks
+from app.core.kubevirt_names import UPSTREAM
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 

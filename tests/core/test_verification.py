@@ -2,10 +2,10 @@
 
 import pytest
 
-from app.core.annotations import UPSTREAM, KubeVirtNames
 from app.core.evidence.hook_output import Known
 from app.core.evidence.hook_trial import Step, Subject, Trial, findings, kubectl_thaw
 from app.core.hooks.render import kubevirt_hooks, render_hooks
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 from app.core.record import RecordState, with_record

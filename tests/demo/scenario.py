@@ -1,6 +1,7 @@
 """The cluster of the demo: what `record` has recorded, and what `cluster` shows live."""
 
-from app.core.annotations import LEVEL, POST, PRE, PROFILE, UPSTREAM
+from app.core.annotations import LEVEL, POST, PRE, PROFILE
+from app.core.kubevirt_names import UPSTREAM
 from tests.infra.controlplane import Json, make_namespace, make_vm
 
 _FREEZER = '["/usr/bin/virt-freezer", "--{}freeze", "--name", "howto", "--namespace", "lab"{}'

@@ -12,8 +12,8 @@ from typing import Any
 import jsonpatch
 import yaml
 
-from app.core.annotations import UPSTREAM, KubeVirtNames
 from app.core.decision import Decision, decide
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.launcher import NotLauncher, PodView, recognise
 from app.core.objects import Facts, NamespaceView, VirtualMachineInstanceView, VirtualMachineView
 from app.core.policy import BUILT_IN, Policy, PolicyState, Standing

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.core.annotations import KubeVirtNames
+from app.core.kubevirt_names import KubeVirtNames
 from app.kube.client import JSON_PATCH, ApiError, ApiUnavailable, KubeClient, UnreadableAnswer
 from app.kube.connection import Configuration, Refresh
 from app.kube.resources import NAMESPACES, Resource, virtual_machines

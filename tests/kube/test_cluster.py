@@ -3,7 +3,7 @@
 import sys
 
 from app.cluster.stores import ClusterStores, shared
-from app.core.annotations import UPSTREAM
+from app.core.kubevirt_names import UPSTREAM
 from tests.infra.stand_ins.api_server import item
 
 

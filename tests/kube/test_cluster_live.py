@@ -7,7 +7,7 @@ import pytest
 
 from app.cluster.facts import StoreFacts
 from app.cluster.stores import ClusterStores, cluster_reflectors
-from app.core.annotations import UPSTREAM
+from app.core.kubevirt_names import UPSTREAM
 from app.core.objects import OwnerReference
 from app.kube.client import JSON_PATCH, ApiError, KubeClient
 from app.kube.resources import CONFIG_MAPS, virtual_machine_instances

@@ -10,7 +10,7 @@ import pytest
 from app.admission.ports import LookupFailed
 from app.cluster.facts import StoreFacts
 from app.cluster.stores import ClusterStores, KubeVirtView
-from app.core.annotations import UPSTREAM, KubeVirtNames
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.objects import OwnerReference
 from app.kube.store import STALE_SECONDS, ObjectStore
 from tests.infra.stand_ins.api_server import Json, Reply, Request, StandInServer, forever, item, listed

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from app.cluster.pods import running_pod
-from app.core.annotations import UPSTREAM
+from app.core.kubevirt_names import UPSTREAM
 from app.core.objects import NamespaceView, VirtualMachineInstanceView, VirtualMachineView
 from app.kube.partial import read_event, read_page
 from tests.infra.factories import RECORDED

@@ -4,7 +4,7 @@ from typing import Any
 
 from app.cluster.pods import InstanceIndex, PodIndex, RunningPod, running_pod
 from app.cluster.stores import ClusterStores
-from app.core.annotations import UPSTREAM
+from app.core.kubevirt_names import UPSTREAM
 from app.core.objects import SILENT, VirtualMachineInstanceView
 from app.kube.store import Key, ObjectStore
 from tests.infra.factories import NAMESPACE, UID, make_owner, make_pod

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from app.core.annotations import LEVEL, MANAGED, PROFILE, UPSTREAM
+from app.core.annotations import LEVEL, MANAGED, PROFILE
+from app.core.kubevirt_names import UPSTREAM
 
 Object = dict[str, Any]
 FOREIGN = {"example.com/note": "1"}

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 import app
-from app.core.annotations import HOOK_KEYS, LEVEL, MANAGED, PREFIX, PROFILE, UPSTREAM
+from app.core.annotations import HOOK_KEYS, LEVEL, MANAGED, PREFIX, PROFILE
+from app.core.kubevirt_names import UPSTREAM
 from app.core.policy import BUILT_IN, Choice, Level
 from app.core.policy_v1alpha1.load import load_policy
 from app.settings import Settings

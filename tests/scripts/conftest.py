@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from app.core.annotations import COMMAND, POST, PRE, KubeVirtNames
+from app.core.annotations import COMMAND, POST, PRE
 from app.core.hooks.render import render_hooks
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.policy import Hooks, Level
 from app.core.profiles import Profile, Shell, Step
 from tests.scripts.clocks import HookClock, RealClock, SkippingClock

@@ -8,9 +8,10 @@ from urllib.parse import quote_plus
 
 import pytest
 
-from app.core.annotations import COMMAND, POST, PRE, UPSTREAM
+from app.core.annotations import COMMAND, POST, PRE
 from app.core.hooks.commands import MAX_COMMAND_BYTES, MAX_URL_BYTES, command_sizes, commands, keeper
 from app.core.hooks.render import render_hooks
+from app.core.kubevirt_names import UPSTREAM
 from app.core.policy import Hooks, Level
 from app.core.policy_v1alpha1.schema import built_in_profiles
 from app.core.profiles import NO_STEPS, Profile, Shell, Step

@@ -10,8 +10,8 @@ import jsonpatch
 from starlette.testclient import TestClient
 
 from app.admission.mutate_pods import PodMutator
-from app.admission.validate_policy import Validator
-from app.core.annotations import UPSTREAM, KubeVirtNames
+from app.admission.validator import Validator
+from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.server.http import AdmissionServer

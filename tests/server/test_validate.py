@@ -7,11 +7,11 @@ import pytest
 
 from app.admission.ports import LookupFailed
 from app.admission.review import MAX_REVIEW_BYTES, AdmissionRequest, Denial, Verdict
-from app.admission.validate_policy import validators
 from app.core.annotations import LEVEL
 from app.core.objects import SILENT, NamespaceView
 from app.core.policy import BUILT_IN, PolicyState, Standing
 from app.core.policy_v1alpha1.config_map import parse
+from app.server.validators import validators
 from app.settings import Settings
 from tests.infra.factories import policy_text
 from tests.server.support import SECRET, UID, Endpoint, FixedPolicy, Object, fields, make_review
@@ -130,7 +130,7 @@ def test_a_fault_of_ours_is_allowed_warned_and_counted(
         raise RuntimeError("a slip of ours")
 
     monkeypatch.setattr("app.core.policy_v1alpha1.config_map.load_policy", broken)
-    monkeypatch.setattr("app.admission.validate_policy.select_level", broken)
+    monkeypatch.setattr("app.admission.validate_annotations.select_level", broken)
     endpoint = make_endpoint()
 
     response = endpoint.response(review, path)

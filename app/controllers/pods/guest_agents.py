@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from app.cluster.pods import PodIndex, RunningPod
 from app.controllers.events.recorder import WARNING, EventRecorder, ObjectRef
-from app.core.annotations import EFFECTIVE_LEVEL, KubeVirtNames
+from app.core.annotations import EFFECTIVE_LEVEL
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.policy import Level
 from app.kube.client import Json, KubeClient
 from app.kube.reflector import Reflector

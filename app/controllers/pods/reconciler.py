@@ -17,8 +17,8 @@ from app.controllers.pods.rate_limits import Gate, Rate, Restraint
 from app.controllers.pods.reports import PodReports
 from app.controllers.pods.work_queue import WorkQueue
 from app.controllers.reconcile_loop import ATTEMPTS, PERIOD
-from app.core.annotations import KubeVirtNames
 from app.core.decision import Decision, decide_running
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.launcher import NotLauncher, recognise_running
 from app.core.objects import Facts, OwnerReference
 from app.core.policy import PolicyState

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from app.core.annotations import COMMAND, LEGACY, OWN_KEYS, POST, PRE, KubeVirtNames
-from app.core.evidence.freeze_window import shown
+from app.core.annotations import COMMAND, LEGACY, OWN_KEYS, POST, PRE
 from app.core.evidence.velero_hooks import Phase, parse_command
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.launcher import PodView, recognise
 from app.core.objects import OwnerReference
+from app.core.text import shown
 
 VmKey = tuple[str, str]
 """Namespace and name of a VirtualMachineInstance, which are those of its VirtualMachine."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from app.core.evidence.backup_archive import BackupContents, BackupView, StoredVm, VmKey
 from app.core.evidence.backup_vm import VmExamination, VmReport
-from app.core.evidence.freeze_window import failure_of, shown
+from app.core.evidence.freeze_window import failure_of
 from app.core.evidence.hook_log import HookLog, HookRun
 from app.core.evidence.hook_owners import owned
+from app.core.text import shown
 
 
 @dataclass(frozen=True, slots=True)

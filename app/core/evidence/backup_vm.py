@@ -6,12 +6,13 @@ from typing import Final
 
 from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE
 from app.core.evidence.backup_archive import BackupView, Launcher, StoredVm, VmKey
-from app.core.evidence.freeze_window import Achieved, Outcome, failure_of, judge, shown
+from app.core.evidence.freeze_window import Achieved, Outcome, failure_of, judge
 from app.core.evidence.hook_log import HookLog, HookRun
 from app.core.evidence.hook_owners import named_vm
 from app.core.evidence.velero_hooks import Phase
 from app.core.policy import Level
 from app.core.record import RecordState, is_intact, record_state
+from app.core.text import shown
 
 FREEZING: Final = frozenset({Level.FILESYSTEM.value, Level.APPLICATION.value})
 

@@ -9,14 +9,13 @@ from app.core.evidence.hook_log import HookRun
 from app.core.evidence.hook_output import FreezeReading, Known, ThawReading, read_post_hook, read_pre_hook
 from app.core.evidence.velero_hooks import Phase
 from app.core.hooks.timeouts import FREEZER_AUTO_THAW_SECONDS
-from app.core.text import one_line
+from app.core.text import shown
 
 # Of virt-freezer, and of our script pre.sh, after namespace, VM, virt-freezer's path and whether frozen is required.
 _AUTO_THAW = re.compile(r"--unfreezeTimeoutSeconds[ =](\d{1,9})\b")
 _SCRIPT_AUTO_THAW = re.compile(r"\svm-consistency \S+ \S+ \S+ (?:require|-) \d{1,9} (\d{1,9})\b")
 _ONE_OF_SEVERAL = "several hooks ran at once and one of them failed; Velero does not say which"
 _NO_TIMES = "frozen, but the log does not say for how long"
-_MAX_SHOWN = 400
 _RESOLUTION = 1.0  # Velero's log has whole seconds
 
 
@@ -57,13 +56,6 @@ def judge(pre: HookRun, post: HookRun | None) -> Outcome:
     if post is None:
         return Outcome(Achieved.UNKNOWN, "frozen, but no post hook ran: when the guest was thawed is not known")
     return replace(_held(pre, post, reading), seconds=_seconds(pre.ended, post.started))
-
-
-def shown(text: str) -> str:
-    """Text that a hook or a guest wrote: one line without control characters, cut."""
-    text = "".join(character if character.isprintable() else " " for character in text)
-    line = one_line(text)
-    return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 3] + "..."
 
 
 def failure_of(run: HookRun) -> str:

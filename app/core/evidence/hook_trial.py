@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE, KubeVirtNames
+from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, EFFECTIVE_PROFILE
 from app.core.evidence.hook_output import FreezeReading, Known, ThawReading, read_post_hook, read_pre_hook
 from app.core.evidence.velero_hooks import VeleroHook, VeleroHooks, read_hooks
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.policy import Level
 from app.core.record import RecordState, record_state
 from app.core.text import one_line

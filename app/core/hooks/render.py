@@ -7,17 +7,9 @@ as Continue while it is logged as Fail, and a missing timeout means 30 s.
 
 import json
 
-from app.core.annotations import (
-    COMMAND,
-    CONTAINER,
-    KUBEVIRT_HOOK_KEYS,
-    ON_ERROR,
-    POST,
-    PRE,
-    TIMEOUT,
-    KubeVirtNames,
-)
+from app.core.annotations import COMMAND, CONTAINER, KUBEVIRT_HOOK_KEYS, ON_ERROR, POST, PRE, TIMEOUT
 from app.core.hooks.commands import commands
+from app.core.kubevirt_names import KubeVirtNames
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS, Profile
 

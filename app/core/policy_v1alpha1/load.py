@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from app.core.policy import Policy
 from app.core.policy_v1alpha1.schema import Path, PolicyDocument
 from app.core.policy_v1alpha1.validation import doubts, inconsistencies
-from app.core.policy_v1alpha1.yaml_limits import OutOfBounds, check_bounds, line_of
 from app.core.text import one_line, quoted
+from app.core.yaml_limits import OutOfBounds, check_bounds, line_of
 
 MAX_NODES = 20_000
 """Aliases let a few lines of YAML stand for billions of values; a real policy has hundreds."""

@@ -13,10 +13,9 @@ from pydantic.alias_generators import to_camel
 
 from app.core.duration import SECOND, parse_go_duration
 from app.core.label_selectors import OPERATORS, LabelSelector, Requirement, compile_patterns
-from app.core.launcher import is_dns_subdomain
 from app.core.policy import Choice, Guard, Hooks, Level, Match, Mode, Policy, Rule
 from app.core.profiles import Profile, Shell, Step
-from app.core.text import quoted
+from app.core.text import is_dns_subdomain, quoted
 
 UNMANAGED = "unmanaged"
 _HOUR_SECONDS = 3600

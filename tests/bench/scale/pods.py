@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import orjson
 
-from app.core.annotations import UPSTREAM
 from app.core.decision import decide_running
+from app.core.kubevirt_names import UPSTREAM
 from app.core.launcher import PodView
 from app.core.objects import SILENT, Facts, NamespaceView, VirtualMachineInstanceView
 from app.core.policy import PolicyState, Standing

@@ -5,9 +5,10 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
-from app.core.annotations import COMMAND, POST, PRE, TIMEOUT, UPSTREAM
+from app.core.annotations import COMMAND, POST, PRE, TIMEOUT
 from app.core.duration import SECOND, parse_go_duration
 from app.core.hooks.render import render_hooks
+from app.core.kubevirt_names import UPSTREAM
 from app.core.policy import Level
 from app.core.policy_v1alpha1.load import load_policy
 from app.core.profiles import NO_STEPS

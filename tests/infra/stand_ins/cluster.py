@@ -15,7 +15,8 @@ from app.cluster.stores import ClusterStores
 from app.controllers.pods.reconciler import PodReconciler
 from app.controllers.pods.reports import PodReports
 from app.controllers.policy.active import PolicyKeeper
-from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL, UPSTREAM
+from app.core.annotations import DECIDED_BY, EFFECTIVE_LEVEL
+from app.core.kubevirt_names import UPSTREAM
 from app.core.objects import NamespaceView, VirtualMachineInstanceView, VirtualMachineView
 from app.core.policy import Policy
 from app.core.record import is_intact

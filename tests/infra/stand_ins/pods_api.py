@@ -5,7 +5,7 @@ import json
 from copy import deepcopy
 
 from app.cluster.pods import RunningPod, running_pod
-from app.core.annotations import UPSTREAM
+from app.core.kubevirt_names import UPSTREAM
 from app.kube.client import JSON_PATCH, MERGE_PATCH, Json, KubeError
 from app.kube.store import Key, ObjectStore
 from tests.infra.factories import NAMESPACE
