@@ -17,8 +17,8 @@ from app.velero import api as velero
 from tests.apiserver.conftest import SetPolicy
 from tests.apiserver.pods import LEVEL
 from tests.cli.support import Ran, run
-from tests.core.test_backup_report import argv
-from tests.core.velero_log import DONE, NO_AGENT, VeleroLog
+from tests.core.evidence.test_backup_report import argv
+from tests.core.evidence.velero_log import DONE, NO_AGENT, VeleroLog
 from tests.infra.controlplane import Client, ControlPlane, Json, launcher_pod, make_namespace, make_vm, set_pod_running
 from tests.infra.controlplane.velero import install_velero_crds
 from tests.infra.stand_ins.object_store import StandInStore, archive, log_file

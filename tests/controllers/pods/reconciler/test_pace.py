@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 from app.core.annotations import LEVEL, PRE
 from app.core.record import is_intact
-from tests.controllers.pod_reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM, TAMPERED
+from tests.controllers.pods.reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM, TAMPERED
 from tests.infra.stand_ins.cluster import StandInCluster
 from tests.infra.virtual_time import in_virtual_time, pass_time
 

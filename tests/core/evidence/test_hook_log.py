@@ -12,7 +12,7 @@ from app.core.evidence import hook_log
 from app.core.evidence.hook_log import MAX_OUTPUT, HookLog, HookRun, parse_line, read_hook_log
 from app.core.evidence.hook_output import Known, read_post_hook, read_pre_hook
 from app.core.evidence.velero_hooks import Phase
-from tests.core.velero_log import DONE, EXIT_1, NO_AGENT, START, VeleroLog, go_quoted
+from tests.core.evidence.velero_log import DONE, EXIT_1, NO_AGENT, START, VeleroLog, go_quoted
 
 DATA = Path(__file__).parents[1] / "data" / "velero-log"
 DB = ["/usr/bin/virt-freezer", "--freeze", "--name", "db", "--namespace", "prod"]

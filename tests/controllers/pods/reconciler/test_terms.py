@@ -9,7 +9,7 @@ import pytest
 from app.core.annotations import EFFECTIVE_LEVEL
 from app.core.objects import Facts, OwnerReference
 from app.kube.client import ApiError
-from tests.controllers.pod_reconciler.support import ASKS_FOR_NONSENSE, CRASH, FILESYSTEM
+from tests.controllers.pods.reconciler.support import ASKS_FOR_NONSENSE, CRASH, FILESYSTEM
 from tests.infra.references import References
 from tests.infra.stand_ins.cluster import WORKERS, StandInCluster
 from tests.infra.subscriptions import counted_subscriptions

@@ -6,7 +6,7 @@ import pytest
 
 from app.cluster.stores import KubeVirtView
 from app.kube.client import ApiError
-from tests.controllers.pod_reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM
+from tests.controllers.pods.reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM
 from tests.infra.stand_ins.cluster import StandInCluster
 from tests.infra.virtual_time import in_virtual_time, pass_time
 

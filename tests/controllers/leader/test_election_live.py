@@ -10,7 +10,7 @@ import pytest
 from app.controllers.leader.election import Leader
 from app.controllers.leader.lease import LeaseTimings
 from app.kube.client import KubeClient
-from tests.controllers.test_real_api import until
+from tests.controllers.certificates.test_real_api import until
 from tests.infra.controlplane import ControlPlane, Json
 from tests.infra.installation import NAME, NAMESPACE, Installation
 from tests.kube.support import connections_closed

@@ -15,7 +15,7 @@ from app.core.kubevirt_names import UPSTREAM
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 from app.core.text import shown
-from tests.core.velero_log import AGENT, DONE, EXIT_1, NO_AGENT, PAUSED, START, freezer_line
+from tests.core.evidence.velero_log import AGENT, DONE, EXIT_1, NO_AGENT, PAUSED, START, freezer_line
 
 FROZEN, NOT_FROZEN, UNKNOWN = Achieved.FROZEN, Achieved.NOT_FROZEN, Achieved.UNKNOWN
 FREEZE = "[/usr/bin/virt-freezer --freeze --name db --namespace prod]"

@@ -6,7 +6,7 @@ import pytest
 
 from app.kube.client import ApiError, ApiUnavailable, KubeError
 from app.kube.store import Key
-from tests.controllers.pod_reconciler.support import CRASH, FILESYSTEM
+from tests.controllers.pods.reconciler.support import CRASH, FILESYSTEM
 from tests.infra.factories import NAMESPACE
 from tests.infra.stand_ins.cluster import StandInCluster
 from tests.infra.virtual_time import in_virtual_time, pass_time

@@ -14,7 +14,7 @@ from app.controllers.reconcile_loop import Pace
 from app.core.annotations import POLICY_ACCEPTED, POLICY_STATE
 from app.kube.client import KubeClient
 from app.settings import Settings
-from tests.controllers.test_real_api import until
+from tests.controllers.certificates.test_real_api import until
 from tests.infra.controlplane import ControlPlane, Json, make_namespace, make_vmi
 from tests.infra.installation import NAME, NAMESPACE, POLICY, Installation, policy_text
 from tests.kube.support import connections_closed

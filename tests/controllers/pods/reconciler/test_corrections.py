@@ -14,7 +14,7 @@ from app.core.annotations import (
     RECORD_KEYS,
 )
 from app.core.record import digest, is_intact
-from tests.controllers.pod_reconciler.support import FILESYSTEM, ON_FILESYSTEM, TAMPERED
+from tests.controllers.pods.reconciler.support import FILESYSTEM, ON_FILESYSTEM, TAMPERED
 from tests.infra.stand_ins.cluster import StandInCluster
 from tests.infra.virtual_time import in_virtual_time, pass_time
 

@@ -1,7 +1,7 @@
 """Which policy holds for pods that run already, and when."""
 
 from app.core.annotations import EFFECTIVE_LEVEL
-from tests.controllers.pod_reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM, ON_CRASH, ON_FILESYSTEM
+from tests.controllers.pods.reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM, ON_CRASH, ON_FILESYSTEM
 from tests.infra.stand_ins.cluster import StandInCluster
 from tests.infra.virtual_time import in_virtual_time, pass_time
 

@@ -1,7 +1,7 @@
 """Pods whose owner is not known yet, or not any more."""
 
 from app.core.annotations import LEVEL
-from tests.controllers.pod_reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM, ON_FILESYSTEM
+from tests.controllers.pods.reconciler.support import ASKS_FOR_CRASH, CRASH, FILESYSTEM, ON_FILESYSTEM
 from tests.infra.stand_ins.cluster import StandInCluster
 from tests.infra.virtual_time import in_virtual_time, pass_time
 

@@ -1,7 +1,7 @@
 """A write is made once, and a change that happens around it is not lost."""
 
 from app.core.annotations import LEVEL
-from tests.controllers.pod_reconciler.support import (
+from tests.controllers.pods.reconciler.support import (
     ASKS_FOR_CRASH,
     ASKS_FOR_NONSENSE,
     CRASH,

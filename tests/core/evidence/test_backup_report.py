@@ -17,7 +17,7 @@ from app.core.kubevirt_names import UPSTREAM, KubeVirtNames
 from app.core.policy import Hooks, Level
 from app.core.profiles import NO_STEPS
 from app.core.record import RecordState, with_record
-from tests.core.velero_log import DONE, EXIT_1, NO_AGENT, VeleroLog, freezer_line
+from tests.core.evidence.velero_log import DONE, EXIT_1, NO_AGENT, VeleroLog, freezer_line
 from tests.infra.factories import Object, make_owner, make_pod
 
 FROZEN, NOT_FROZEN, UNKNOWN, NOT_RUNNING = Achieved
