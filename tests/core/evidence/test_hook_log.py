@@ -14,7 +14,7 @@ from app.core.evidence.hook_output import Known, read_post_hook, read_pre_hook
 from app.core.evidence.velero_hooks import Phase
 from tests.core.evidence.velero_log import DONE, EXIT_1, NO_AGENT, START, VeleroLog, go_quoted
 
-DATA = Path(__file__).parents[1] / "data" / "velero-log"
+DATA = Path(__file__).parents[2] / "data" / "velero-log"
 DB = ["/usr/bin/virt-freezer", "--freeze", "--name", "db", "--namespace", "prod"]
 WEB = ["/usr/bin/virt-freezer", "--freeze", "--name", "web", "--namespace", "prod"]
 FORMATS = pytest.mark.parametrize("as_json", [pytest.param(False, id="text"), pytest.param(True, id="json")])
