@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from app.core.annotations import POST, PRE
+from app.core.policy import Hooks
 from app.core.profiles import Shell
 from tests.scripts.conftest import BOTH_CLOCKS, HookRunner
 
@@ -25,7 +26,8 @@ def test_a_freeze_that_is_verified(hooks: HookRunner) -> None:
 def test_steps_run_around_the_freeze_in_order(hooks: HookRunner) -> None:
     quiesce = {"first": hooks.note("first"), "second": hooks.note("second")}
     resume = {"third": hooks.note("third"), "fourth": hooks.note("fourth")}
-    hooks.application(quiesce, resume)
+    hooks.quick = Hooks("60s", thaw_timeout="60s", auto_thaw_seconds=3)  # no limit passes, however busy the machine is
+    hooks.application(quiesce, resume, seconds=60)
     assert hooks.pre().out == FROZEN
     assert hooks.log == ["first", "second", "freeze --unfreezeTimeoutSeconds 3"]
     assert hooks.post().out == THAWED
@@ -295,7 +297,7 @@ def test_one_backup_after_the_other(hooks: HookRunner) -> None:
 @BOTH_CLOCKS
 def test_a_step_that_ignores_its_end_is_killed(hooks: HookRunner) -> None:
     hooks.application(
-        {"stubborn": "trap '' TERM; while :; do sleep 1; done"}, {"unlock": hooks.note("unlock")}, seconds=1
+        {"stubborn": "trap '' TERM; while :; do sleep 1; done"}, {"unlock": hooks.note("unlock")}, seconds=4
     )
     assert "step stubborn ended with 137" in hooks.pre().err
     assert hooks.log == ["unlock"]
