@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -126,9 +128,19 @@ def test_a_webhook_that_ends_meanwhile_is_reported_with_its_log() -> None:
 
 def send_to_myself(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
-    signal.pause()
+    time.sleep(60)  # a handler that raises ends it
+    pytest.fail(f"{number.name} had no effect")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt; what runs in the background of a shell ignores it otherwise."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_webhook_and_removes_its_folder(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
