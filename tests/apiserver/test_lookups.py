@@ -13,6 +13,8 @@ from tests.infra.controlplane import ControlPlane, launcher_pod, make_vm, wait_f
 from tests.infra.installation import NAME, NAMESPACE, Installation, Replica, annotations
 from tests.infra.tcp_line import Line
 
+pytestmark = pytest.mark.usefixtures("undisturbed_apart")
+
 BLIND = "blind"
 DEADLINE = 1.0
 LOOKUP_FAILED = {"reason": "lookup-failed"}
@@ -119,7 +121,6 @@ def far(apart: Installation, line: Line, tmp_path: Path) -> Replica:
     return replica
 
 
-@pytest.mark.usefixtures("undisturbed_apart")
 def test_a_dead_line_costs_no_more_than_the_deadline(
     apart: Installation, namespace_apart: str, line: Line, far: Replica
 ) -> None:
