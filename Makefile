@@ -56,15 +56,15 @@ $(VENV)/.installed: $(VENV)/.runtime
 	$(BIN)/python -m pip check
 	@touch $@
 
-test: check ## Static checks, and the tests that need no control plane (4 minutes)
+test: check ## Static checks, and the tests that need no control plane (3 minutes)
 	$(PYTEST) -n 4 --dist load -m "not cluster and not e2e"
 
-test-cluster: venv ## The tests on a real control plane, built first if it is missing (18 minutes)
+test-cluster: venv ## The tests on a real control plane, built first if it is missing (10 minutes)
 	$(BIN)/python -m tests.infra.prepare cluster
 	$(PYTEST) -n 2 -m "cluster and not exclusive"
 	$(PYTEST) -n 0 -m exclusive
 
-e2e: venv ## Velero backs up real guests and databases; as root, with the Debian packages of .ci/packages (15 minutes)
+e2e: venv ## Velero backs up real guests and databases; as root, with the Debian packages of .ci/packages (10 minutes)
 	$(BIN)/python -m tests.infra.prepare cluster e2e
 	$(PYTEST) -n 2 -m e2e
 
