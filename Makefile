@@ -56,7 +56,7 @@ $(VENV)/.installed: $(VENV)/.runtime
 	$(BIN)/python -m pip check
 	@touch $@
 
-test: check ## Static checks, and the tests that need no control plane (3 minutes)
+test: check ## Static checks, and the tests that need no control plane (2 minutes)
 	$(PYTEST) -n 4 --dist load -m "not cluster and not e2e"
 
 test-cluster: venv ## The tests on a real control plane, built first if it is missing (10 minutes)
