@@ -11,7 +11,7 @@ from tests.demo.scenario import NAMESPACES, VMS
 from tests.demo.scenes import CHANGED, CREATED, NEXT_POLICY, POLICY, RESYNC, RESYNCED
 from tests.demo.table import HOOK_KEYS_EXPLAINED, Row, Table
 from tests.infra.controlplane import ControlPlane, Json, launcher_pod, wait_for
-from tests.infra.installation import Installation, annotations
+from tests.infra.installation import Installation, annotations, serving
 
 _VMS: Mapping[str, Json] = {f"{vm['metadata']['namespace']}/{vm['metadata']['name']}": vm for vm in VMS}
 
@@ -26,12 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cp.install_kubevirt()
         cp.start_virt_controller()
         _say("KubeVirt's virt-controller leads")
-        installation = Installation(cp)
-        installation.apply()
-        installation.start()
-        _say("manifests/overlays/default is applied, and the webhook is ready")
-        installation.change_policy(POLICY.read_text())
-        with recording(cp) as recorder:
+        with serving(cp, POLICY.read_text()) as installation, recording(cp) as recorder:
+            _say("manifests/overlays/default is applied, and the webhook is ready")
             _Demo(cp, installation, recorder, table).run()
     _say("done; nothing is left running")
 

@@ -18,7 +18,7 @@ from tests.demo.recorder import Recorder, recording
 from tests.demo.scenario import NAMESPACES, VMS
 from tests.demo.scenes import POLICY, RESYNCED
 from tests.infra.controlplane import Client, ControlPlane, Json, launcher_pod, wait_for
-from tests.infra.installation import Installation
+from tests.infra.installation import serving
 
 _HERE = Path(__file__).parent
 _NOISE = {
@@ -32,11 +32,7 @@ def main() -> None:
     with ControlPlane() as cp:
         cp.install_kubevirt()
         cp.start_virt_controller()
-        installation = Installation(cp)
-        installation.apply()
-        installation.start()
-        installation.change_policy(POLICY.read_text())
-        with recording(cp) as recorder:
+        with serving(cp, POLICY.read_text()), recording(cp) as recorder:
             reviews = _reviews(cp.client, recorder)
         objects = _objects(cp.client)
     for name in ("reviews", "objects"):

@@ -1,4 +1,4 @@
-"""`make demo`: what its table says is what stands on the pods, and it leaves nothing behind."""
+"""`make demo`: its table shows what the pods have, and nothing is left running."""
 
 import io
 import json

@@ -255,7 +255,7 @@ def annotations(pod: Json) -> dict[str, str]:
 
 
 @contextmanager
-def serving(cp: ControlPlane, policy: Mapping[str, object]) -> Iterator[Installation]:
+def serving(cp: ControlPlane, policy: str | Mapping[str, object]) -> Iterator[Installation]:
     """The product on `cp` with one ready replica and `policy` in force; removed again where nothing went wrong."""
     installed = Installation(cp)
     installed.apply()

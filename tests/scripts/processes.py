@@ -1,4 +1,4 @@
-"""The processes of a hook and of its stand-in guest, whoever their parents are by now."""
+"""The processes of a hook and of its stand-in guest, also those whose parent has ended."""
 
 import math
 import os

@@ -120,26 +120,27 @@ def using_the_machine(*, alone: bool) -> Iterator[None]:
 
     Several processes may build at once. One that waits to be alone waits for all of them.
     """
-    path = cache_folder() / "machine.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for {'builds and benchmarks' if alone else 'a benchmark'} to end")
-            fcntl.flock(handle, kind)
+    waiting = f"waiting for {'builds and benchmarks' if alone else 'a benchmark'} to end"
+    with _locked(cache_folder() / "machine.lock", fcntl.LOCK_EX if alone else fcntl.LOCK_SH, waiting):
         yield
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Keep other processes from making `path`, by a lock beside it; says so when it has to wait for one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as handle:
+    waiting = f"another process is making {path.name}; waiting for it"
+    with _locked(path.with_name(f"{path.name}.lock"), fcntl.LOCK_EX, waiting):
+        yield
+
+
+@contextmanager
+def _locked(lock: Path, kind: int, waiting: str) -> Iterator[None]:
+    """Hold a lock (flock(2)) of that kind, and say `waiting` when another process holds it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another process is making {path.name}; waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            say(waiting)
+            fcntl.flock(handle, kind)
         yield

@@ -39,7 +39,7 @@ jit = off
 
 _DISK_MIB = {"root": 900, "data": 256}
 
-# Whatever is mounted or started in there ends with the command, and the command with whoever runs it.
+# Mounts and processes in there end with the command, and the command ends with the process that runs it.
 _CONTAINED = (*DIES_WITH_PARENT, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 

@@ -3,7 +3,7 @@
 What runs in it finds the places that the shipped steps name (/run, /etc/vm-consistency, /root, default sockets and
 ports) and can't reach those of this machine. The disk is a real ext4 on a loop device, frozen by the same ioctl that
 the guest agent uses. Only the guest agent and QEMU are missing: commands are started by nsenter, with the agent's bare
-environment. When the guest ends, or whoever made it, the kernel ends all of its processes and mounts.
+environment. When the guest or the process that made it ends, the kernel ends all of its processes and mounts.
 """
 
 import base64
